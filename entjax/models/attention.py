@@ -1,0 +1,84 @@
+"""Grouped-query attention and the root-mean-square norm, head-major, with statistics in at least float32."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from entjax.models import cache as caches
+from entjax.models.cache import Cache
+from entjax.models.config import DecoderConfig, wide
+from entjax.models.rope import rotate
+
+
+class Place(NamedTuple):
+    """Where the tokens of a call stand and what they may look at; the same for all layers."""
+
+    positions: jax.Array  # [B, T]
+    cos: jax.Array  # [B, 1, T, h / 2]
+    sin: jax.Array
+    mask: jax.Array  # [B or 1, T, S] bool, True where query t may look at key s
+
+
+class Memory(NamedTuple):
+    """The cache that a layer writes to and reads from, if any."""
+
+    cache: Cache | None
+    layer: Any  # int when unrolled, traced in a scan
+    window: int | None
+
+
+def along_last(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """A vector [h], in the type of x and with leading axes of length one up to the rank of x."""
+    return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis."""
+    y = x.astype(wide(x.dtype))
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    return y.astype(x.dtype) * along_last(scale, x)
+
+
+def heads_of(x: jax.Array, matrix: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """x [B, T, D] times a matrix [D, H, h], head-major: [B, H, T, h]."""
+    y = jnp.einsum("btd,dnh->bnth", x, matrix.astype(x.dtype))
+    return y if bias is None else y + bias.astype(x.dtype)[None, :, None, :]
+
+
+def probabilities(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
+    """softmax(q k / sqrt(h)) [B, Hkv, G, T, S] over the allowed keys; G query heads share a key head."""
+    b, heads, t, h = q.shape
+    grouped = q.reshape(b, k.shape[1], heads // k.shape[1], t, h)
+    scores = jnp.einsum("bkgth,bksh->bkgts", grouped, k, preferred_element_type=wide(q.dtype)) * h**-0.5
+    # The lowest number instead of -inf: a row that may look at nothing (a padding token) stays finite.
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(scores.dtype).min)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def attention(
+    weights: dict[str, jax.Array], x: jax.Array, place: Place, config: DecoderConfig, memory: Memory
+) -> tuple[jax.Array, Cache | None, jax.Array]:
+    """Self-attention of the normed x [B, T, D]; also the cache with the new keys and the probabilities."""
+    q = heads_of(x, weights["query"], weights.get("query_bias"))
+    k = heads_of(x, weights["key"], weights.get("key_bias"))
+    v = heads_of(x, weights["value"], weights.get("value_bias"))
+    if config.qk_norm:
+        q = rms_norm(q, weights["query_norm"], config.norm_eps)
+        k = rms_norm(k, weights["key_norm"], config.norm_eps)
+    q, k = rotate(q, place.cos, place.sin), rotate(k, place.cos, place.sin)
+    cache = memory.cache
+    if cache is not None:
+        cache = caches.write(cache, memory.layer, k, v, place.positions)
+        k, v = (y.astype(x.dtype) for y in caches.read(cache, memory.layer, memory.window))
+    p = probabilities(q, k, place.mask)
+    mixed = jnp.einsum("bkgts,bksh->bkgth", p.astype(x.dtype), v).reshape(q.shape)
+    y = jnp.einsum("bnth,nhd->btd", mixed, weights["out"].astype(x.dtype))
+    return (y + along_last(weights["out_bias"], y) if config.out_bias else y), cache, p
+
+
+def entropy_of_attention(p: jax.Array) -> jax.Array:
+    """-sum_s p log p in nats, averaged over all heads: [B, T] from p [B, Hkv, G, T, S]."""
+    return jnp.mean(-jnp.sum(jax.scipy.special.xlogy(p, p), axis=-1), axis=(1, 2))

@@ -1,0 +1,105 @@
+"""What a decoder is made of: plain, frozen, hashable numbers, checked when they are put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
+REMAT_POLICIES = ("none", "full", "dots")
+
+
+def wide(dtype: Any) -> Any:
+    """The type for statistics over values of `dtype`: float32, or float64 under x64."""
+    # jnp.promote_types refuses bfloat16 with float32 under strict promotion.
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """Rotary positions: the kind of scaling and its parameters, by the names that checkpoints use.
+
+    Which fields matter: `linear` factor; `dynamic` none inside the context (see rope.py); `llama3` factor,
+    low_freq_factor, high_freq_factor, original_context; `yarn` factor, original_context, beta_fast, beta_slow,
+    attention_factor, mscale, mscale_all_dim, truncate.
+    """
+
+    kind: str = "default"
+    theta: float = 10_000.0
+    factor: float = 1.0
+    original_context: int | None = None
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in ROPE_KINDS:
+            raise ValueError(
+                f"Rope scaling {self.kind!r} is not supported; entjax knows {', '.join(ROPE_KINDS)}."
+            )
+        if self.theta <= 0 or self.factor <= 0:
+            raise ValueError(f"Rope theta and factor must be positive; got {self.theta} and {self.factor}.")
+        if self.kind in ("llama3", "yarn") and not self.original_context:
+            raise ValueError(
+                f"Rope scaling {self.kind!r} needs original_context, the length before the extension."
+            )
+        if self.kind == "llama3" and self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(
+                "Rope scaling 'llama3' needs low_freq_factor below high_freq_factor; "
+                f"got {self.low_freq_factor} and {self.high_freq_factor}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder of the Llama family. `dtype` is what it computes in, `param_dtype` what its weights are kept in."""
+
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    rope: Rope = Rope()
+    qk_norm: bool = False
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    tied: bool = False
+    norm_eps: float = 1e-6
+    context: int = 2048
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+    scan_layers: bool = False
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp", "context"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive whole number; got {value!r}.")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads must be a multiple of kv_heads; got {self.heads} and {self.kv_heads}.")
+        if self.head_dim % 2:
+            raise ValueError(
+                f"head_dim must be even, because rotary positions turn pairs; got {self.head_dim}."
+            )
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"remat must be one of {', '.join(REMAT_POLICIES)}; got {self.remat!r}.")
+        for name in ("dtype", "param_dtype"):
+            dtype = jnp.dtype(getattr(self, name))
+            if not jnp.issubdtype(dtype, jnp.floating):
+                raise ValueError(f"{name} must be a floating type; got {dtype}.")
+            object.__setattr__(self, name, dtype)
+
+    def replace(self, **changes: Any) -> DecoderConfig:
+        """The same decoder with some numbers changed, checked again."""
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,181 @@
+"""The decoder: tokens in, hidden states out; plain functions over the weights of a layer, held together by one module.
+
+h_0 = E[tokens];  h' = h + O attention(norm(h));  h = h' + down(silu(gate(norm(h'))) * up(norm(h')));  out = norm(h_L).
+Logits are made elsewhere, chunk by chunk, as `hidden @ model.head()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from entjax.models.attention import Memory, Place, along_last, attention, entropy_of_attention, rms_norm
+from entjax.models.cache import Cache
+from entjax.models.config import DecoderConfig, wide
+from entjax.models.rope import cos_sin
+from entjax.models.weights import initial, layer_weights, outer_weights
+
+Constrain = Callable[[jax.Array, tuple[str, ...]], jax.Array]
+HIDDEN_AXES = ("batch", "sequence", "embed")
+
+# Up to this many tokens a one-hot matmul is the faster look-up, and its gradient is a matmul instead of a scatter.
+SMALL_VOCAB = 512
+
+
+class Decoder(nnx.Module):
+    """A decoder whose only state is its weights: `graphdef, params = nnx.split(model)`.
+
+    `constrain(array, logical axes) -> array` lets a mesh pin the layout of the hidden states; None leaves it to XLA.
+    """
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, constrain: Constrain | None = None) -> None:
+        self.config = config
+        self.constrain = constrain
+        for name, weight in outer_weights(config).items():
+            setattr(self, name, nnx.Param(initial(name, weight, config, rngs.params())))
+
+        def layer(key: jax.Array) -> dict[str, jax.Array]:
+            table = layer_weights(config)
+            keys = jax.random.split(key, len(table))
+            return {name: initial(name, table[name], config, k) for name, k in zip(table, keys, strict=True)}
+
+        keys = jax.random.split(rngs.params(), config.layers)
+        if config.scan_layers:
+            self.layers = nnx.Dict(jax.tree.map(nnx.Param, jax.vmap(layer)(keys)))
+        else:
+            self.layers = nnx.List([nnx.Dict(jax.tree.map(nnx.Param, layer(key))) for key in keys])
+
+    def head(self) -> jax.Array:
+        """The output projection [D, V]: the transposed embedding when tied."""
+        return self.embedding[...].T if self.config.tied else self.unembedding[...]
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        *,
+        segments: jax.Array | None = None,
+        cache: Cache | None = None,
+        window: int | None = None,
+        attention_layer: int | None = None,
+    ) -> Any:
+        """Hidden states [B, T, D] after the final norm, in the compute type, for tokens [B, T] at positions [B, T].
+
+        Without a cache token t looks at the tokens up to t of its row, or of its segment [B, T] in a packed row.
+        With a cache the new keys go to the slots `positions`, a query looks at the slots up to its own position, and
+        (hidden, cache) is returned; positions outside the cache are not written. `window` promises that all positions
+        are below it and reads no slot beyond. `attention_layer=l` appends the entropy [B, T] of that layer's attention.
+        """
+        config = self.config
+        _check_call(config, segments, cache, window, attention_layer)
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
+        mask = _causal(tokens.shape[1], segments) if cache is None else _filled(positions, cache, window)
+        cos, sin = cos_sin(config.rope, config.head_dim, positions)
+        x = look_up(self.embedding[...], tokens, config)
+        run = _scanned if config.scan_layers else _unrolled
+        weights = nnx.to_pure_dict(nnx.state(self.layers))
+        body = _layer(config, Place(positions, cos, sin, mask), window, self.constrain)
+        x, cache, entropy = run(body, weights, x, cache, attention_layer)
+        out = (rms_norm(x, self.norm[...], config.norm_eps),)
+        out += () if cache is None else (cache,)
+        out += () if attention_layer is None else (entropy,)
+        return out[0] if len(out) == 1 else out
+
+
+def look_up(embedding: jax.Array, tokens: jax.Array, config: DecoderConfig) -> jax.Array:
+    """The rows [B, T, D] of the embedding [V, D], in the compute type."""
+    if config.vocab > SMALL_VOCAB:
+        return jnp.take(embedding, tokens, axis=0).astype(config.dtype)
+    hot = jax.nn.one_hot(tokens, config.vocab, dtype=config.dtype)
+    # Full precision, or an accelerator would round the embedding on its way through the matmul.
+    return jnp.matmul(hot, embedding.astype(config.dtype), precision=jax.lax.Precision.HIGHEST)
+
+
+def gated_mlp(weights: dict[str, jax.Array], x: jax.Array, config: DecoderConfig) -> jax.Array:
+    """down(silu(gate(x)) * up(x)) for x [B, T, D]."""
+
+    def apply(name: str, y: jax.Array) -> jax.Array:
+        z = jnp.einsum("bti,io->bto", y, weights[name].astype(y.dtype))
+        return z + along_last(weights[name + "_bias"], z) if config.mlp_bias else z
+
+    return apply("down", jax.nn.silu(apply("gate", x)) * apply("up", x))
+
+
+def _layer(config: DecoderConfig, place: Place, window: int | None, constrain: Constrain | None) -> Callable:
+    """One layer as (weights, x, cache, layer index, entropy wanted) -> (x, cache, entropy of its attention or None)."""
+
+    def pin(x: jax.Array) -> jax.Array:
+        return x if constrain is None else constrain(x, HIDDEN_AXES)
+
+    def body(weights: dict, x: jax.Array, cache: Cache | None, layer: Any, entropy: bool) -> tuple:
+        y = rms_norm(x, weights["attention_norm"], config.norm_eps)
+        y, cache, p = attention(weights, y, place, config, Memory(cache, layer, window))
+        x = pin(x + y)
+        y = gated_mlp(weights, rms_norm(x, weights["mlp_norm"], config.norm_eps), config)
+        return pin(x + y), cache, entropy_of_attention(p) if entropy else None
+
+    if config.remat == "none":
+        return body
+    policy = None if config.remat == "full" else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    # A scan keeps forward and backward apart by itself, so the guard against merging them again would only cost.
+    return jax.checkpoint(body, policy=policy, prevent_cse=not config.scan_layers, static_argnums=(4,))
+
+
+def _unrolled(body: Callable, weights: dict, x: jax.Array, cache: Cache | None, wanted: int | None) -> tuple:
+    """The layers one after another: fast for small models, and on CPU."""
+    entropy = None
+    for index in sorted(weights):
+        x, cache, found = body(weights[index], x, cache, index, index == wanted)
+        entropy = entropy if found is None else found
+    return x, cache, entropy
+
+
+def _scanned(body: Callable, weights: dict, x: jax.Array, cache: Cache | None, wanted: int | None) -> tuple:
+    """The layers as one scan over stacked weights: one compiled layer, whatever their number.
+
+    The cache is carried whole and written in place; as a scanned input and output it would be copied at each call.
+    """
+
+    def step(carry: tuple, scanned: tuple) -> tuple:
+        x, cache, entropy = carry
+        layer_weights, layer = scanned
+        x, cache, found = body(layer_weights, x, cache, layer, wanted is not None)
+        if found is not None:
+            entropy = jnp.where(layer == wanted, found, entropy)
+        return (x, cache, entropy), None
+
+    entropy = None if wanted is None else jnp.zeros(x.shape[:2], wide(x.dtype))
+    layers = jnp.arange(len(jax.tree.leaves(weights)[0]), dtype=jnp.int32)
+    (x, cache, entropy), _ = jax.lax.scan(step, (x, cache, entropy), (weights, layers))
+    return x, cache, entropy
+
+
+def _causal(length: int, segments: jax.Array | None) -> jax.Array:
+    """[1 or B, T, T]: key s <= query t, and in the same segment."""
+    mask = jnp.tril(jnp.ones((1, length, length), bool))
+    return mask if segments is None else mask & (segments[:, :, None] == segments[:, None, :])
+
+
+def _filled(positions: jax.Array, cache: Cache, window: int | None) -> jax.Array:
+    """[B, T, window or S]: slot s is at or before the query's position."""
+    slots = jnp.arange(window or cache.k.shape[3], dtype=positions.dtype)
+    return slots[None, None, :] <= positions[:, :, None]
+
+
+def _check_call(
+    config: DecoderConfig, segments: Any, cache: Cache | None, window: int | None, attention_layer: int | None
+) -> None:
+    if cache is not None and segments is not None:
+        raise ValueError("A cached row holds one sequence: pass segments or a cache, not both.")
+    if window is not None and (cache is None or not 0 < window <= cache.k.shape[3]):
+        slots = "no cache" if cache is None else f"a cache of {cache.k.shape[3]} slots"
+        raise ValueError(f"window is how many slots of the cache are read; got window {window} with {slots}.")
+    if attention_layer is not None and not 0 <= attention_layer < config.layers:
+        raise ValueError(
+            f"attention_layer must be one of the {config.layers} layers from 0; got {attention_layer}."
+        )

@@ -1,0 +1,125 @@
+"""The weights of a decoder, each declared once: its logical axes, how it starts, and its name in a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import DictKey
+
+from entjax.models.config import DecoderConfig
+
+EMBEDDING_STD = 0.02
+
+
+class Weight(NamedTuple):
+    """One weight. The shape follows from the axes; `summed` of the leading ones are contracted with the input.
+
+    Checkpoints keep a matrix as [outputs, inputs] and a vector or an embedding as it is: `summed = 0` says "as it is".
+    """
+
+    axes: tuple[str, ...]
+    summed: int
+    source: str
+
+
+OUTER = {
+    "embedding": Weight(("vocab", "embed"), 0, "model.embed_tokens.weight"),
+    "norm": Weight(("norm",), 0, "model.norm.weight"),
+    "unembedding": Weight(("embed", "vocab"), 1, "lm_head.weight"),
+}
+
+LAYER = {
+    "attention_norm": Weight(("norm",), 0, "input_layernorm.weight"),
+    "query": Weight(("embed", "heads", "head_dim"), 1, "self_attn.q_proj.weight"),
+    "key": Weight(("embed", "kv_heads", "head_dim"), 1, "self_attn.k_proj.weight"),
+    "value": Weight(("embed", "kv_heads", "head_dim"), 1, "self_attn.v_proj.weight"),
+    "out": Weight(("heads", "head_dim", "embed"), 2, "self_attn.o_proj.weight"),
+    "query_bias": Weight(("heads", "head_dim"), 0, "self_attn.q_proj.bias"),
+    "key_bias": Weight(("kv_heads", "head_dim"), 0, "self_attn.k_proj.bias"),
+    "value_bias": Weight(("kv_heads", "head_dim"), 0, "self_attn.v_proj.bias"),
+    "out_bias": Weight(("embed",), 0, "self_attn.o_proj.bias"),
+    "query_norm": Weight(("head_dim",), 0, "self_attn.q_norm.weight"),
+    "key_norm": Weight(("head_dim",), 0, "self_attn.k_norm.weight"),
+    "mlp_norm": Weight(("norm",), 0, "post_attention_layernorm.weight"),
+    "gate": Weight(("embed", "mlp"), 1, "mlp.gate_proj.weight"),
+    "up": Weight(("embed", "mlp"), 1, "mlp.up_proj.weight"),
+    "down": Weight(("mlp", "embed"), 1, "mlp.down_proj.weight"),
+    "gate_bias": Weight(("mlp",), 0, "mlp.gate_proj.bias"),
+    "up_bias": Weight(("mlp",), 0, "mlp.up_proj.bias"),
+    "down_bias": Weight(("embed",), 0, "mlp.down_proj.bias"),
+}
+
+
+def outer_weights(config: DecoderConfig) -> dict[str, Weight]:
+    """The weights outside the layers; a tied decoder has no output projection of its own."""
+    return {name: weight for name, weight in OUTER.items() if not (config.tied and name == "unembedding")}
+
+
+def layer_weights(config: DecoderConfig) -> dict[str, Weight]:
+    """The weights of one layer."""
+    absent: set[str] = set()
+    if not config.qkv_bias:
+        absent |= {"query_bias", "key_bias", "value_bias"}
+    if not config.out_bias:
+        absent |= {"out_bias"}
+    if not config.qk_norm:
+        absent |= {"query_norm", "key_norm"}
+    if not config.mlp_bias:
+        absent |= {"gate_bias", "up_bias", "down_bias"}
+    return {name: weight for name, weight in LAYER.items() if name not in absent}
+
+
+def shape_of(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
+    """The shape of one weight (of one layer)."""
+    sizes = {
+        "vocab": config.vocab,
+        "embed": config.width,
+        "norm": config.width,
+        "heads": config.heads,
+        "kv_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "mlp": config.mlp,
+    }
+    return tuple(sizes[axis] for axis in weight.axes)
+
+
+def initial(name: str, weight: Weight, config: DecoderConfig, key: jax.Array) -> jax.Array:
+    """Norms 1, biases 0, matrices normal with std fan_in^-1/2; what writes to the residual stream is smaller by (2L)^-1/2."""
+    shape, dtype = shape_of(weight, config), config.param_dtype
+    if name.endswith("norm"):
+        return jnp.ones(shape, dtype)
+    if name.endswith("bias"):
+        return jnp.zeros(shape, dtype)
+    std = EMBEDDING_STD if "vocab" in weight.axes else math.prod(shape[: weight.summed]) ** -0.5
+    if name in ("out", "down"):
+        std *= (2 * config.layers) ** -0.5
+    return jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype)
+
+
+def weight_name(path: tuple[Any, ...]) -> str:
+    """The table's name of a leaf, from its path in a parameter tree (or in an optimizer state that mirrors one)."""
+    names = [entry.key for entry in path if isinstance(entry, DictKey) and isinstance(entry.key, str)]
+    return names[-1] if names else ""
+
+
+def logical_axes(params: Any) -> Any:
+    """A tree like `params` with the tuple of logical axis names at each weight; stacked layers begin with "layers".
+
+    Also for optimizer states: leaves that mirror a weight get its axes, scalars get ().
+    """
+
+    def axes(path: tuple[Any, ...], leaf: Any) -> tuple[str, ...]:
+        if leaf.ndim == 0:
+            return ()
+        name = weight_name(path)
+        weight = OUTER.get(name) if len(path) < 2 or name in OUTER else LAYER.get(name)
+        if weight is None or leaf.ndim - len(weight.axes) not in (0, 1):
+            raise ValueError(
+                f"{jax.tree_util.keystr(path)} with shape {leaf.shape} is not a weight of entjax's decoder."
+            )
+        return weight.axes if leaf.ndim == len(weight.axes) else ("layers", *weight.axes)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
