@@ -1,9 +1,28 @@
 """Decoders of the Llama family in Flax NNX, and their Hugging Face checkpoints."""
 
-from entjax.models.cache import Cache, init_cache, take_rows
+from entjax.models.cache import CACHE_AXES, Cache, init_cache, take_rows
 from entjax.models.config import DecoderConfig, Rope
 from entjax.models.decoder import Decoder
+from entjax.models.files import CheckpointError
+from entjax.models.hf import abstract_params, load_config, load_hf, save_hf
 from entjax.models.tiny import tiny
+from entjax.models.tokenizer import load_tokenizer
 from entjax.models.weights import logical_axes
 
-__all__ = ["Cache", "Decoder", "DecoderConfig", "Rope", "init_cache", "logical_axes", "take_rows", "tiny"]
+__all__ = [
+    "CACHE_AXES",
+    "Cache",
+    "CheckpointError",
+    "Decoder",
+    "DecoderConfig",
+    "Rope",
+    "abstract_params",
+    "init_cache",
+    "load_config",
+    "load_hf",
+    "load_tokenizer",
+    "logical_axes",
+    "save_hf",
+    "take_rows",
+    "tiny",
+]

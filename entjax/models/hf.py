@@ -1,0 +1,194 @@
+"""Hugging Face folders to decoders and back, one tensor in memory at a time, sharded from the first byte if asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.tree_util import DictKey
+
+from entjax.models.config import DecoderConfig
+from entjax.models.decoder import Decoder
+from entjax.models.files import (
+    CheckpointError,
+    check_tensors,
+    open_tensors,
+    read_json,
+    tensors_of,
+    write_shards,
+)
+from entjax.models.hf_config import config_from_hf, config_to_hf
+from entjax.models.tokenizer import check_vocabulary, copy_tokenizer, count_tokens
+from entjax.models.weights import LAYER, OUTER, Weight, layer_weights, outer_weights, shape_of, weight_name
+
+SHARD_BYTES = 4 * 2**30
+
+
+def abstract_params(config: DecoderConfig) -> Any:
+    """The parameter tree with shapes and types only: what `shardings` are made from before anything is loaded."""
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))[1]
+
+
+def load_hf(folder: str | Path, *, shardings: Any = None, **changes: Any) -> Decoder:
+    """The decoder in a Hugging Face folder (config.json and safetensors).
+
+    `changes` are fields of DecoderConfig: dtype, param_dtype (both float32 unless told otherwise), scan_layers, remat.
+    `shardings` is a tree like `abstract_params(config)` of jax shardings; each process then keeps only its own part.
+    """
+    folder = Path(folder)
+    config = load_config(folder, **changes)
+    tokens = count_tokens(folder)
+    if tokens is not None:
+        check_vocabulary(folder, tokens, config.vocab)
+    found = tensors_of(folder)
+    check_tensors(folder, found, _stored_shapes(config))
+    graphdef, empty = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+    with contextlib.ExitStack() as stack:
+        files = {path: stack.enter_context(open_tensors(path)) for path in {t.path for t in found.values()}}
+
+        def fill(path: tuple[Any, ...], leaf: Any, sharding: Any = None) -> jax.Array:
+            weight, names = _sources(path, config)
+            tensors = (_from_stored(files[found[n].path].get_tensor(n), weight, config) for n in names)
+            return _assemble(tensors, leaf.shape, leaf.dtype, sharding, stacked=leaf.ndim > len(weight.axes))
+
+        trees = (empty,) if shardings is None else (empty, shardings)
+        params = jax.tree_util.tree_map_with_path(fill, *trees)
+    return nnx.merge(graphdef, params)
+
+
+def load_config(folder: str | Path, **changes: Any) -> DecoderConfig:
+    """The DecoderConfig of a Hugging Face folder, without its weights."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} is not a folder; give a local Hugging Face checkpoint, entjax downloads none."
+        )
+    return config_from_hf(read_json(folder / "config.json"), **changes)
+
+
+def save_hf(
+    folder: str | Path,
+    model: Decoder,
+    tokenizer_from: str | Path | None = None,
+    *,
+    dtype: Any = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes config.json and safetensors that transformers opens; `tokenizer_from` is a folder to copy the tokenizer of.
+
+    Every process of a run calls it, the first one writes. `dtype` converts the weights, e.g. to bfloat16.
+    """
+    folder, config = Path(folder), model.config
+    raw = config_to_hf(config)
+    dtype = jnp.dtype(config.param_dtype if dtype is None else dtype)
+    raw["torch_dtype"] = dtype.name
+    if folder.is_dir() and any([*folder.glob("*.safetensors*"), *folder.glob("config.json")]):
+        raise CheckpointError(
+            f"{folder} already holds a checkpoint; choose another folder or remove it first."
+        )
+    leaves = jax.tree_util.tree_flatten_with_path(nnx.split(model)[1])[0]
+    placed = {name: (i, leaf) for path, leaf in leaves for i, name in enumerate(_sources(path, config)[1])}
+    by_name = {name: weight for name, (weight, _) in _stored(config).items()}
+
+    def get(name: str) -> np.ndarray:
+        index, leaf = placed[name]
+        stacked = leaf.ndim > len(by_name[name].axes)
+        return _to_stored(_fetch(leaf[index] if stacked else leaf), by_name[name]).astype(dtype)
+
+    if jax.process_index() != 0:
+        for name in by_name:  # takes part in the gathering of each tensor
+            get(name)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_shards(folder, _stored_shapes(config), get, dtype.itemsize, shard_bytes)
+    if tokenizer_from is not None:
+        copy_tokenizer(Path(tokenizer_from), folder)
+        raw |= _token_ids(Path(tokenizer_from))
+    # Last, so that a folder that was cut short is not taken for a checkpoint.
+    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+
+
+def _token_ids(source: Path) -> dict[str, Any]:
+    """The special token ids that generation needs, from the folder that the tokenizer came from."""
+    if not (source / "config.json").is_file():
+        return {}
+    raw = read_json(source / "config.json")
+    return {name: raw[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in raw}
+
+
+def _stored(config: DecoderConfig) -> dict[str, tuple[Weight, tuple[int, ...]]]:
+    """Name in the checkpoint -> the weight and the shape that it is stored in, outer weights first, layer by layer."""
+    weights = {weight.source: weight for weight in outer_weights(config).values()}
+    for layer in range(config.layers):
+        weights |= {f"model.layers.{layer}.{w.source}": w for w in layer_weights(config).values()}
+    return {name: (weight, _stored_shape(weight, config)) for name, weight in weights.items()}
+
+
+def _stored_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, (_, shape) in _stored(config).items()}
+
+
+def _stored_shape(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
+    """[outputs, inputs] for a matrix, flat for a bias over heads, the embedding as it is."""
+    shape = shape_of(weight, config)
+    if weight.summed:
+        return int(np.prod(shape[weight.summed :])), int(np.prod(shape[: weight.summed]))
+    return shape if "vocab" in weight.axes else (int(np.prod(shape)),)
+
+
+def _sources(path: tuple[Any, ...], config: DecoderConfig) -> tuple[Weight, list[str]]:
+    """The weight at a path of the parameter tree, and the names of the tensors it is made of (one a layer if stacked)."""
+    name = weight_name(path)
+    if name in OUTER:
+        return OUTER[name], [OUTER[name].source]
+    layers = [entry.key for entry in path if isinstance(entry, DictKey) and isinstance(entry.key, int)]
+    return LAYER[name], [
+        f"model.layers.{layer}.{LAYER[name].source}" for layer in layers or range(config.layers)
+    ]
+
+
+def _from_stored(tensor: np.ndarray, weight: Weight, config: DecoderConfig) -> np.ndarray:
+    return (tensor.T if weight.summed else tensor).reshape(shape_of(weight, config))
+
+
+def _to_stored(array: np.ndarray, weight: Weight) -> np.ndarray:
+    if not weight.summed:
+        return array if "vocab" in weight.axes else array.reshape(-1)
+    return array.reshape(int(np.prod(array.shape[: weight.summed])), -1).T
+
+
+def _assemble(tensors: Any, shape: tuple[int, ...], dtype: Any, sharding: Any, stacked: bool) -> jax.Array:
+    """An array from its tensors (one a layer if stacked), keeping only the parts that this process holds."""
+    whole = {None: (slice(None),) * len(shape)}
+    parts = whole if sharding is None else sharding.addressable_devices_indices_map(shape)
+    bounds = {
+        device: tuple(s.indices(n)[:2] for s, n in zip(index, shape)) for device, index in parts.items()
+    }
+    # Replicas of a part share one buffer.
+    pieces = {part: np.empty([stop - start for start, stop in part], dtype) for part in bounds.values()}
+    for layer, tensor in enumerate(tensors):
+        for part, piece in pieces.items():
+            inner = tuple(slice(*bound) for bound in (part[1:] if stacked else part))
+            if not stacked:
+                piece[...] = tensor[inner]
+            elif part[0][0] <= layer < part[0][1]:
+                piece[layer - part[0][0]] = tensor[inner]
+    if sharding is None:
+        return jnp.asarray(pieces[bounds[None]])
+    arrays = [jax.device_put(pieces[part], device) for device, part in bounds.items()]
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def _fetch(array: jax.Array) -> np.ndarray:
+    """The whole array on this host, gathered from the other processes where it is spread over them."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils  # only runs of several processes need it
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -1,0 +1,224 @@
+"""config.json of a Hugging Face checkpoint to a DecoderConfig and back; what entjax cannot compute is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from entjax.models.config import ROPE_KINDS, DecoderConfig, Rope
+from entjax.models.files import CheckpointError
+
+FAMILIES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+ROPE_FIELDS = {
+    "factor": "factor",
+    "original_max_position_embeddings": "original_context",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "attention_factor": "attention_factor",
+    "mscale": "mscale",
+    "mscale_all_dim": "mscale_all_dim",
+    "truncate": "truncate",
+}
+ROPE_USES = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "original_context", "low_freq_factor", "high_freq_factor"),
+    "yarn": (
+        *("factor", "original_context", "beta_fast", "beta_slow"),
+        *("attention_factor", "mscale", "mscale_all_dim", "truncate"),
+    ),
+}
+
+
+def config_from_hf(raw: Mapping[str, Any], **changes: Any) -> DecoderConfig:
+    """The DecoderConfig of a parsed config.json; `changes` are fields that no checkpoint knows (dtype, remat, ...)."""
+    family = _family(raw)
+    _check_plain(raw, family)
+    width, heads = _whole(raw, "hidden_size"), _whole(raw, "num_attention_heads")
+    attention_bias = bool(raw.get("attention_bias")) and family in ("llama", "qwen3")
+    fields: dict[str, Any] = {
+        "vocab": _whole(raw, "vocab_size"),
+        "width": width,
+        "layers": _whole(raw, "num_hidden_layers"),
+        "heads": heads,
+        "kv_heads": raw.get("num_key_value_heads") or heads,
+        "head_dim": raw.get("head_dim") or (128 if family == "qwen3" else width // heads),
+        "mlp": _whole(raw, "intermediate_size"),
+        "qk_norm": family == "qwen3",
+        "qkv_bias": family == "qwen2" or attention_bias,
+        "out_bias": attention_bias,
+        "mlp_bias": bool(raw.get("mlp_bias")) and family == "llama",
+        "tied": bool(raw.get("tie_word_embeddings", False)),
+        "norm_eps": float(raw.get("rms_norm_eps", 1e-6)),
+        "context": _whole(raw, "max_position_embeddings"),
+    }
+    try:
+        return DecoderConfig(rope=_rope_from_hf(raw), **(fields | changes))
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"config.json describes no decoder that entjax can build: {error}") from error
+
+
+def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """A config.json that transformers (4 and 5) reads as the same model."""
+    family = _family_of(config)
+    raw: dict[str, Any] = {
+        "architectures": [FAMILIES[family]],
+        "model_type": family,
+        "vocab_size": config.vocab,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied,
+        "attention_dropout": 0.0,
+        "use_cache": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    } | _rope_to_hf(config.rope)
+    if family in ("llama", "qwen3"):
+        raw["attention_bias"] = config.qkv_bias
+    if family == "llama":
+        raw["mlp_bias"] = config.mlp_bias
+    if family == "mistral":
+        raw["sliding_window"] = None
+    if family in ("qwen2", "qwen3"):
+        raw |= {"use_sliding_window": False, "sliding_window": None, "max_window_layers": config.layers}
+    return raw
+
+
+def _family(raw: Mapping[str, Any]) -> str:
+    family = raw.get("model_type")
+    known = (
+        f"entjax reads {', '.join(FAMILIES)} decoders (Llama, SmolLM2, Mistral, Qwen2, Qwen2.5, Qwen3 dense)"
+    )
+    if family not in FAMILIES:
+        raise CheckpointError(f"config.json names model_type {family!r}; {known}.")
+    named = raw.get("architectures") or [FAMILIES[family]]
+    if list(named) != [FAMILIES[family]]:
+        raise CheckpointError(
+            f"config.json names the architecture {named}; {known}, with a language-model head."
+        )
+    return family
+
+
+def _check_plain(raw: Mapping[str, Any], family: str) -> None:
+    """Refuses what would change the numbers: other activations, quantisation, sliding windows."""
+    if raw.get("hidden_act", "silu") != "silu":
+        raise CheckpointError(
+            f"config.json asks for the activation {raw['hidden_act']!r}; entjax computes silu only."
+        )
+    if raw.get("quantization_config"):
+        raise CheckpointError(
+            "config.json describes quantised weights; take the checkpoint that is not quantised."
+        )
+    if raw.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise CheckpointError(
+            f"config.json turns only a part of each head (partial_rotary_factor {raw['partial_rotary_factor']}); "
+            "entjax turns whole heads."
+        )
+    if not _slides(raw, family):
+        return
+    raise CheckpointError(
+        f"config.json asks for a sliding attention window of {raw.get('sliding_window', 4096)} tokens in a context of "
+        f"{raw.get('max_position_embeddings')}, which entjax does not compute. If you never go beyond the window, set "
+        "max_position_embeddings to the window in config.json: up to there the two are the same."
+    )
+
+
+def _slides(raw: Mapping[str, Any], family: str) -> bool:
+    """Whether any layer would really look at less than the context."""
+    if family == "llama":
+        return False
+    window = raw.get("sliding_window", 4096)  # transformers' default for all three families
+    if window is None or window >= _whole(raw, "max_position_embeddings"):
+        return False
+    if family == "mistral":
+        return True
+    kinds = raw.get("layer_types")
+    if kinds:
+        return any(kind != "full_attention" for kind in kinds)
+    return bool(raw.get("use_sliding_window")) and raw.get("max_window_layers", 28) < _whole(
+        raw, "num_hidden_layers"
+    )
+
+
+def _rope_from_hf(raw: Mapping[str, Any]) -> Rope:
+    given = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
+    kinds = [given.pop("rope_type", None), given.pop("type", None)]
+    kind = next((k for k in kinds if k), "default")
+    theta = given.pop("rope_theta", None) or raw.get("rope_theta") or 10_000.0
+    if kind not in ROPE_KINDS:
+        raise CheckpointError(f"config.json scales rope by {kind!r}; entjax knows {', '.join(ROPE_KINDS)}.")
+    if given.pop("partial_rotary_factor", None) not in (None, 1, 1.0):
+        raise CheckpointError("config.json turns only a part of each head; entjax turns whole heads.")
+    unknown = sorted(name for name, value in given.items() if name not in ROPE_FIELDS and value is not None)
+    if unknown:
+        raise CheckpointError(
+            f"config.json has rope parameters that entjax does not know: {', '.join(unknown)}."
+        )
+    named = {ROPE_FIELDS[name]: value for name, value in given.items() if value is not None}
+    fields = {name: value for name, value in named.items() if name in ROPE_USES[kind]}
+    context = _whole(raw, "max_position_embeddings")
+    if "original_context" in ROPE_USES[kind]:
+        fields["original_context"] = (
+            raw.get("original_max_position_embeddings") or fields.get("original_context") or context
+        )
+    if kind == "yarn" and "factor" not in fields:
+        fields["factor"] = context / fields["original_context"]
+    if kind in ("linear", "llama3") and "factor" not in fields:
+        raise CheckpointError(f"config.json scales rope by {kind!r} without saying by which factor.")
+    return Rope(kind=kind, theta=float(theta), **fields)
+
+
+def _rope_to_hf(rope: Rope) -> dict[str, Any]:
+    """The two keys that every version reads; a scaling of None is the plain rope."""
+    if rope.kind == "default":
+        return {"rope_theta": rope.theta, "rope_scaling": None}
+    values = dataclasses.asdict(rope)
+    used = {hf: values[ours] for hf, ours in ROPE_FIELDS.items() if ours in ROPE_USES[rope.kind]}
+    scaling = {"rope_type": rope.kind} | {name: value for name, value in used.items() if value is not None}
+    return {"rope_theta": rope.theta, "rope_scaling": scaling}
+
+
+def _family_of(config: DecoderConfig) -> str:
+    """The family whose code computes exactly this decoder."""
+    same_bias = config.qkv_bias == config.out_bias
+    if config.qk_norm and same_bias and not config.mlp_bias:
+        return "qwen3"
+    if not config.qk_norm and config.qkv_bias and not config.out_bias and not config.mlp_bias:
+        return "qwen2"
+    if not config.qk_norm and same_bias and config.width % config.heads == 0:
+        return "llama"
+    if not config.qk_norm and not config.qkv_bias and not config.out_bias and not config.mlp_bias:
+        return "mistral"  # Llama in all but its check that the heads divide the width
+    raise CheckpointError(
+        "No Hugging Face family has this combination: "
+        f"qk_norm={config.qk_norm}, qkv_bias={config.qkv_bias}, out_bias={config.out_bias}, "
+        f"mlp_bias={config.mlp_bias}, width={config.width}, heads={config.heads}."
+    )
+
+
+def _whole(raw: Mapping[str, Any], name: str) -> int:
+    value = raw.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise CheckpointError(
+            f"config.json should give {name} as a positive whole number and gives {value!r}."
+        )
+    return value

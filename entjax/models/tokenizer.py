@@ -1,0 +1,72 @@
+"""The tokenizer of a checkpoint folder: opened through transformers, without torch and without running its code."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from entjax.models.files import CheckpointError, read_json
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def load_tokenizer(folder: str | Path, vocab: int | None = None) -> Any:
+    """The folder's transformers tokenizer, its chat template included; `vocab` checks it against the embedding."""
+    folder = Path(folder)
+    if not any(
+        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+    ):
+        raise CheckpointError(
+            f"{folder} holds no tokenizer.json; copy the tokenizer files of the model that the checkpoint came from."
+        )
+    from transformers import AutoTokenizer  # takes seconds to import
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # transformers and tokenizers raise a dozen kinds, bare Exception among them
+        raise CheckpointError(f"The tokenizer in {folder} could not be opened: {error}") from error
+    if vocab is not None:
+        largest = max(tokenizer.get_vocab().values(), default=-1)
+        check_vocabulary(folder, largest + 1, vocab)
+    return tokenizer
+
+
+def check_vocabulary(folder: Path, tokens: int, vocab: int) -> None:
+    """A token without an embedding is an error; an embedding padded beyond the tokens is fine."""
+    if tokens > vocab:
+        raise CheckpointError(
+            f"The tokenizer in {folder} has {tokens} tokens and the embedding only {vocab} rows; "
+            "they belong to different models, or tokens were added without growing the embedding."
+        )
+
+
+def count_tokens(folder: Path) -> int | None:
+    """One more than the largest id in tokenizer.json, or None where there is no such file."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    found = read_json(folder / "tokenizer.json")
+    model = found.get("model")
+    vocab = model.get("vocab", {}) if isinstance(model, dict) else {}
+    ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
+    ids += [token.get("id", -1) for token in found.get("added_tokens") or []]
+    return max(ids, default=-1) + 1
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copies the tokenizer files, the chat template and the generation defaults of one folder to another."""
+    present = [source / name for name in FILES if (source / name).is_file()]
+    if not present:
+        raise CheckpointError(f"{source} holds no tokenizer files to copy.")
+    for path in present:
+        shutil.copyfile(path, folder / path.name)
