@@ -1,0 +1,8 @@
+"""entjax: entropy-aware policy optimization for language models."""
+
+from entjax import advantages, averages, control, masked, regularizers, surrogates, vocab
+from entjax.control import Controller
+from entjax.loss import Objective, policy_loss
+from entjax.step import TrainState, init_train_state, make_score, make_train_step
+from entjax.transform import Transform, chain, during, identity, rename, stateless, tunable
+from entjax.types import Context, Rollout, Signal

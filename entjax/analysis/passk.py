@@ -1,0 +1,97 @@
+"""avg@k, pass@k and maj@k from n samples of a prompt, each the exact mean over all subsets of k samples.
+
+    avg@k  = c / n
+    pass@k = 1 - C(n - c, k) / C(n, k) = 1 - prod_{i=n-c+1}^{n} (1 - k / i)
+    maj@k  = P(the most frequent answer of k samples is the right one)
+
+with c right ones among n. The average over subsets is unbiased for a fresh draw of k; the maximum over a bootstrap *with* replacement
+is not (it is too low), so it is not offered here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+
+def avg_at_k(correct: np.ndarray) -> np.ndarray:
+    """Mean reward of each prompt's samples: `correct` [..., n] -> [...]. The same for every k."""
+    return np.mean(np.asarray(correct, np.float64), axis=-1)
+
+
+def pass_at_k(n: int, c: np.ndarray | int, k: int) -> np.ndarray:
+    """Probability that at least one of k samples, drawn without replacement from n of which c are right, is right."""
+    if not 1 <= k <= n:
+        raise ValueError(
+            f"pass@k needs 1 <= k <= n, but k = {k} and n = {n}: draw more samples or ask for a smaller k."
+        )
+    c = np.asarray(c)
+    if np.any(c < 0) or np.any(c > n) or np.any(c != np.floor(c)):
+        raise ValueError(
+            f"pass@k counts right samples: whole numbers between 0 and n = {n}, but c holds {c.min()} to {c.max()}."
+        )
+    i = np.arange(1, n + 1)
+    factor = np.where(i > n - c[..., None], np.maximum(1.0 - k / i, 0.0), 1.0)
+    return 1.0 - np.prod(factor, axis=-1)
+
+
+def maj_at_k(answers: Sequence[Hashable | None], right: Hashable, k: int) -> float:
+    """Exact expectation of the majority vote of k of the answers; answers that tie for the most votes share the credit.
+
+    `None` is a sample without an answer: it uses up a draw and has no vote. The sum runs over m, the votes for the right answer, and
+    counts the ways in which the others get at most m each, by how many of them reach m.
+    """
+    n = len(answers)
+    _check_k(k, n)
+    votes = Counter(answers)
+    silent, c = votes.pop(None, 0), votes.pop(right, 0)
+    total = 0.0
+    for m in range(1, min(c, k) + 1):
+        ways = {(k - m, 0): 1}  # (draws left, answers that tie) -> number of ways
+        for count in votes.values():
+            ways = _spread(ways, count, m)
+        total += math.comb(c, m) * sum(
+            w * math.comb(silent, left) / (ties + 1) for (left, ties), w in ways.items()
+        )
+    return total / math.comb(n, k)
+
+
+def maj_at_k_first(
+    answers: Sequence[Hashable | None], right: Hashable, k: int, limit: int = 200_000
+) -> float:
+    """The same where the answer met first wins a tie, by going through all subsets (at most `limit` of them)."""
+    n = len(answers)
+    _check_k(k, n)
+    if math.comb(n, k) > limit:
+        raise ValueError(
+            f"C({n}, {k}) = {math.comb(n, k)} subsets are too many to go through: use maj_at_k, which shares ties."
+        )
+    wins = [majority(subset) == right and right is not None for subset in itertools.combinations(answers, k)]
+    return sum(wins) / len(wins)
+
+
+def majority(answers: Sequence[Hashable | None]) -> Hashable | None:
+    """The most frequent answer, the one met first among equals; None when nobody answered. maj@n is `majority(answers) == right`."""
+    votes = Counter(answer for answer in answers if answer is not None)
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def _spread(ways: dict[tuple[int, int], int], count: int, m: int) -> dict[tuple[int, int], int]:
+    """Give one more answer, of which there are `count` samples, every possible number of votes up to m."""
+    out: dict[tuple[int, int], int] = {}
+    for (left, ties), w in ways.items():
+        for v in range(min(count, m, left) + 1):
+            key = (left - v, ties + (v == m))
+            out[key] = out.get(key, 0) + w * math.comb(count, v)
+    return out
+
+
+def _check_k(k: int, n: int) -> None:
+    if not 1 <= k <= n:
+        raise ValueError(
+            f"maj@k needs 1 <= k <= n, but k = {k} and n = {n}: draw more samples or ask for a smaller k."
+        )

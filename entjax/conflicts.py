@@ -1,0 +1,102 @@
+"""Mistakes of composition, found when a chain is built: what cannot work raises, what fights warns, each with the reason."""
+
+from __future__ import annotations
+
+import warnings
+
+WHY_ONE_OWNER = {
+    "baseline": "each computes the group advantage anew, so the first would be overwritten",
+    "entropy": "two entropy controllers pull one policy towards two targets",
+    "clip": "each sets the clip range, so the first would be overwritten",
+    "scale": "each sets the averaging weights, so the first would be overwritten",
+    "kl": "two controllers of the KL penalty fight over one divergence",
+}
+
+# Two methods that treat the same tokens in opposite or doubled ways (names of transforms, reason).
+FIGHTS = (
+    ({"steer", "forking_tokens"}, "80/20 keeps exactly the tokens that STEER damps"),
+    ({"steer", "clip_cov"}, "both damp the same high-covariance tokens"),
+    ({"steer", "kl_cov"}, "both damp the same high-covariance tokens"),
+    ({"clip_cov", "kl_cov"}, "both treat the same high-covariance tokens"),
+    ({"forking_tokens", "clip_cov"}, "low-entropy tokens get no gradient after 80/20 anyway"),
+    ({"forking_tokens", "kl_cov"}, "low-entropy tokens get no gradient after 80/20 anyway"),
+    ({"forking_tokens", "lp_reg"}, "low-entropy tokens get no gradient after 80/20 anyway"),
+    ({"tea", "clip_cov"}, "TEA rewards the tokens that Clip-Cov drops"),
+    ({"tea", "kl_cov"}, "TEA rewards the tokens that KL-Cov holds back"),
+    ({"ear", "agentic_advantage"}, "one favours low, the other high entropy: they roughly cancel"),
+    ({"ear", "echo_shaping"}, "one favours low, the other high entropy: they roughly cancel"),
+    ({"agentic_advantage", "echo_shaping"}, "both scale the advantage by 1 + a * z(entropy)"),
+    (
+        {"clip_b", "lp_reg"},
+        "Clip_B drops most tokens that Lp-Reg would hold up; put Clip_B first so Lp-Reg sees the survivors",
+    ),
+    (
+        {"quantile", "entropic"},
+        "the quantile baseline leaves one sign per group: EntroPIC's actuator loses authority",
+    ),
+    (
+        {"entrocraft", "entropic"},
+        "the sign filter leaves one sign per batch: EntroPIC's actuator loses authority",
+    ),
+)
+
+
+def check(parts) -> None:
+    """Raise or warn for the members of a chain, in their order."""
+    _unique_names(parts)
+    _one_owner(parts)
+    _order(parts)
+    _fights(parts)
+
+
+def _unique_names(parts) -> None:
+    seen = set()
+    for part in parts:
+        if part.name in seen:
+            raise ValueError(
+                f"A chain holds '{part.name}' twice: give one another name with rename('other_name', ...)."
+            )
+        seen.add(part.name)
+
+
+def _one_owner(parts) -> None:
+    owner: dict[str, str] = {}
+    for part in parts:
+        for what in sorted(part.owns):
+            if what in owner:
+                why = WHY_ONE_OWNER.get(what, "only one transform of a chain may decide it")
+                raise ValueError(
+                    f"'{owner[what]}' and '{part.name}' both own '{what}': {why}. Keep one of them."
+                )
+            owner[what] = part.name
+
+
+def _order(parts) -> None:
+    shaped = scaled = baseline = None
+    for part in parts:
+        if "baseline" in part.owns:
+            if shaped:
+                raise ValueError(
+                    f"'{part.name}' computes the advantage from the reward and would undo '{shaped}' before it: put it first."
+                )
+            baseline = part.name
+        elif "reward" in part.writes and baseline:
+            raise ValueError(
+                f"'{part.name}' changes the reward after '{baseline}' has turned it into an advantage: put it before."
+            )
+        if "advantage" in part.writes and "baseline" not in part.owns and "reward" not in part.writes:
+            shaped = part.name
+        if "mask" in part.writes and scaled:
+            raise ValueError(
+                f"'{part.name}' removes tokens from the averages after '{scaled}' has computed them: put '{scaled}' last."
+            )
+        if "scale" in part.owns:
+            scaled = part.name
+
+
+def _fights(parts) -> None:
+    names = {part.name for part in parts}
+    for pair, why in FIGHTS:
+        if pair <= names:
+            first, second = sorted(pair)
+            warnings.warn(f"'{first}' and '{second}' in one chain: {why}.", UserWarning, stacklevel=4)

@@ -1,0 +1,189 @@
+"""The objective and the one loss function: the only place with a gradient.
+
+    loss = sum(scale * -weight * surrogate) + sum_k sum(own_scale_k * coef_k * feature_k)
+
+`own_scale_k` is `scale` unless the term brings averaging weights of its own. Every number but the surrogate and the features
+is decided before the gradient, so the loss of a batch is the sum of the losses of its microbatches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entjax import conflicts, vocab
+from entjax.averages.token_mean import token_mean
+from entjax.surrogates import Surrogate, ppo_clip, sees_whole_rows
+from entjax.transform import Transform, chain, identity
+from entjax.types import Rollout, Signal
+
+MAX_LOG_RATIO = 20.0
+
+
+class Objective:
+    """What to optimise: two chains and a surrogate. An objective that names no average gets `averages.token_mean()`."""
+
+    def __init__(
+        self,
+        per_rollout: Transform | None = None,
+        per_step: Transform | None = None,
+        per_token: Surrogate = ppo_clip,
+        *,
+        reference_decay: float = 1.0,
+    ):
+        """`per_rollout` runs once per rollout batch (behaviour statistics), `per_step` once per optimizer step (the current
+        policy), `per_token` inside the gradient. `reference_decay`: 1 keeps the reference policy frozen, less makes it an
+        exponential moving average of the policy."""
+        if not 0.0 <= reference_decay <= 1.0:
+            raise ValueError(f"reference_decay must lie in [0, 1], got {reference_decay}.")
+        first = chain(per_rollout or identity(), name="per_rollout")
+        second = chain(per_step or identity(), name="per_step")
+        if "scale" not in first.owns | second.owns:
+            second = chain(second, token_mean(), name="per_step")
+        conflicts.check(first.parts + second.parts)
+        self.per_rollout = first
+        self.per_step = second
+        self.per_token = per_token
+        self.reference_decay = float(reference_decay)
+
+    @property
+    def parts(self) -> tuple[Transform, ...]:
+        """All transforms, in the order in which they run."""
+        return self.per_rollout.parts + self.per_step.parts
+
+    @property
+    def remembers(self) -> dict[str, vocab.Feature]:
+        """Features of the behaviour policy that the scoring pass must store in rollout.extra."""
+        wanted = {**self.per_rollout.reads, **self.per_rollout.remembers, **self.per_step.remembers}
+        return {name: f for name, f in wanted.items() if name not in ("logp", "entropy")}
+
+    @property
+    def needs_reference(self) -> bool:
+        """True when some part looks at a reference policy."""
+        seen = {**self.remembers, **self.per_step.reads, **self.per_step.terms, **self.per_rollout.terms}
+        return "ref_logp" in self.needs or vocab.reads_reference_logits(seen)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of rollout.extra without which the chains cannot run."""
+        return self.per_rollout.needs | self.per_step.needs
+
+    @property
+    def terms(self) -> dict[str, vocab.Feature]:
+        """The differentiable features of both chains."""
+        return {**self.per_rollout.terms, **self.per_step.terms}
+
+    def init(self) -> dict:
+        """State of both chains, keyed by transform name."""
+        return {"per_rollout": self.per_rollout.init(None), "per_step": self.per_step.init(None)}
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {where}: {' -> '.join(p.name for p in t.parts) or '-'}"
+            for where, t in (("per_rollout", self.per_rollout), ("per_step", self.per_step))
+        ]
+        name = getattr(self.per_token, "__qualname__", repr(self.per_token)).split(".")[0]
+        return "Objective(\n" + "\n".join(lines) + f"\n  per_token: {name}\n)"
+
+
+class LossOutput(NamedTuple):
+    loss: Float[Array, ""]
+    logp: Float[Array, "B T"]
+    entropy: Float[Array, "B T"]
+
+
+def log_ratios(logp: Array, old_logp: Array, mask: Array) -> Array:
+    """log(pi_theta / pi_old), clipped to +-20, 0 outside the mask."""
+    safe = jnp.where(mask, logp - old_logp.astype(logp.dtype), 0)
+    return jnp.clip(safe, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def token_losses(
+    log_ratio: Float[Array, "B T"], signal: Signal, values: Mapping[str, Array], surrogate: Surrogate
+) -> Float[Array, "B T"]:
+    """The loss of every token; its sum is the loss. `values` are the features named in signal.coef."""
+    dtype = log_ratio.dtype
+    total = signal.scale.astype(dtype) * -signal.weight.astype(dtype) * surrogate(log_ratio, signal)
+    for name, coef in signal.coef.items():
+        scale = signal.own_scale[name] if name in signal.own_scale else signal.scale
+        factor = scale.astype(dtype) * coef.astype(dtype)
+        total = total + jnp.where(factor != 0, factor * values[name], 0)
+    return total
+
+
+def policy_loss(
+    objective: Objective,
+    hidden: Float[Array, "B T D"],
+    head: Float[Array, "D V"],
+    rollout: Rollout,
+    signal: Signal,
+    *,
+    reference: tuple[Array, Array] | None = None,
+    chunk: int = vocab.CHUNK,
+) -> LossOutput:
+    """The loss of a (micro)batch from the policy's hidden states; one sweep over the vocabulary gives value and gradients.
+
+    `reference`: (hidden, head) of the reference policy, for terms that compare whole distributions.
+    """
+    side = per_token_inputs(rollout)
+    if reference is not None:
+        side["ref_hidden"] = vocab.before(reference[0])
+    options = dict(
+        temperature=rollout.temperature,
+        chunk=chunk,
+        reference_head=None if reference is None else reference[1],
+    )
+    signal = signal.replace(reward=None, knobs={}, metrics={})
+    terms = {name: feature for name, feature in objective.terms.items() if name in signal.coef}
+    surrogate, offset = objective.per_token, 0.0
+    if sees_whole_rows(surrogate):
+        slope, offset = _row_slopes(surrogate, hidden, head, rollout, signal, options)
+        signal, surrogate = (
+            signal.replace(advantage=slope, weight=jnp.ones_like(slope), scale=signal.scale),
+            None,
+        )
+        side["surrogate_slope"] = slope
+    mask = rollout.mask
+
+    def per_token(row):
+        logp = vocab.logp(row)
+        part: Signal = row.side["signal"]
+        values = {name: feature(row) for name, feature in terms.items()}
+        if surrogate is None:
+            losses = token_losses(logp, part.replace(scale=part.scale * 0), values, lambda x, s: x * 0)
+            losses = losses + row.side["surrogate_slope"] * (logp - jax.lax.stop_gradient(logp))
+        else:
+            log_ratio = log_ratios(logp, row.side["old_logp"], part.mask & row.side["mask"])
+            losses = token_losses(log_ratio, part, values, surrogate)
+        aux = {"logp": jax.lax.stop_gradient(logp), "entropy": jax.lax.stop_gradient(vocab.entropy(row))}
+        return jnp.where(row.side["mask"], losses, 0), aux
+
+    side = {**side, "signal": signal, "mask": mask}
+    loss, aux = vocab.sweep(per_token, hidden, head, rollout.tokens, side, **options)
+    return LossOutput(loss + offset, aux["logp"], aux["entropy"])
+
+
+def _row_slopes(surrogate, hidden, head, rollout, signal, options):
+    """(d loss / d logp [B, T], the loss): a surrogate of whole rows is differentiated on logp alone, before the sweep."""
+    frozen = jax.lax.stop_gradient((hidden, head))
+    options = {key: value for key, value in options.items() if key != "reference_head"}
+    logp = vocab.features(*frozen, rollout.tokens, {"logp": vocab.logp}, **options)["logp"]
+    only_surrogate = signal.replace(coef={})
+
+    def total(logp):
+        log_ratio = log_ratios(logp, rollout.old_logp, signal.mask)
+        return token_losses(log_ratio, only_surrogate, {}, surrogate).sum()
+
+    value, slope = jax.value_and_grad(total)(logp)
+    return slope, value
+
+
+def per_token_inputs(rollout: Rollout) -> dict[str, Array]:
+    """The [B, T] arrays of a rollout, extras included: what a feature may find in `row.side`."""
+    own = {"old_logp": rollout.old_logp, "sampled_logp": rollout.logp}
+    shape = rollout.tokens.shape
+    return own | {name: x for name, x in rollout.extra.items() if jnp.shape(x)[:2] == shape}

@@ -1,0 +1,170 @@
+"""The algebra: a Transform rewrites a payload (a Signal, or a batch of logits), and `chain` composes them the way optax does.
+
+    init(payload) -> state                            () when stateless; Signal transforms must accept payload=None
+    update(payload, state, context) -> (payload, state)
+
+State is keyed by transform name and stateless transforms leave no entry, so that adding one to a chain still restores an
+old checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from entjax import conflicts
+from entjax.control import Controller, as_controller
+from entjax.types import Signal
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Transform(NamedTuple):
+    """One rule. Everything after `terms` tells what the rule touches, so that mistakes are found when a chain is built."""
+
+    name: str
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any], tuple[Any, Any]]
+    reads: Mapping[str, Callable] = (
+        NOTHING  # features of the current policy, before the chain, no gradient -> context.stats
+    )
+    terms: Mapping[str, Callable] = (
+        NOTHING  # features inside the loss, with gradient, times signal.coef[name]
+    )
+    remembers: Mapping[str, Callable] = NOTHING  # features of the behaviour policy -> context.rollout.extra
+    needs: frozenset[str] = frozenset()  # keys of rollout.extra that must be there
+    writes: frozenset[str] = frozenset()  # Signal fields that the rule may change
+    owns: frozenset[str] = (
+        frozenset()
+    )  # what only one rule of a chain may decide: "baseline", "entropy", "clip", ...
+    hyper: Mapping[str, Any] = NOTHING  # the hyperparameters, for `entjax methods`
+    parts: tuple[Transform, ...] | None = None  # the members of a chain
+
+
+def stateless(name: str, f: Callable[[Any, Any], Any], **about) -> Transform:
+    """A transform without state from `f(payload, context) -> payload`."""
+    return tunable(name, f, {}, **about)
+
+
+def tunable(name: str, f: Callable[..., Any], hyper: Mapping[str, Any], **about) -> Transform:
+    """A transform from `f(payload, context, **values) -> payload` whose hyperparameters may each be a number, a schedule or a
+    Controller fed with the measured policy entropy. Values that change are reported as "<name>/<hyperparameter>"."""
+    controllers = {key: as_controller(value) for key, value in hyper.items() if is_dynamic(value)}
+    constants = {key: value for key, value in hyper.items() if key not in controllers}
+
+    def init(payload):
+        states = {key: controller.init() for key, controller in controllers.items()}
+        return {key: state for key, state in states.items() if jax.tree.leaves(state)} or ()
+
+    def update(payload, state, context):
+        context = context if context.name else context.enter(name)
+        new_state, values = {}, {}
+        for key, controller in controllers.items():
+            old = state[key] if key in (state or {}) else controller.init()
+            values[key], new = controller.update(measured_entropy(context), old)
+            if jax.tree.leaves(new):
+                new_state[key] = new
+        payload = f(payload, context, **constants, **values)
+        if values:
+            payload = payload.note(context, **values)
+        return payload, new_state or ()
+
+    return Transform(name, init, update, hyper=MappingProxyType(dict(hyper)), **_frozen(about))
+
+
+def is_dynamic(value: Any) -> bool:
+    """True for a schedule or a Controller, False for a number or a name."""
+    return isinstance(value, Controller) or callable(value)
+
+
+def measured_entropy(context) -> jax.Array:
+    """Mean policy entropy in nats over the sampled tokens: the current policy's if some transform reads it, else as sampled."""
+    rollout = context.rollout
+    entropy = context.stats["entropy"] if "entropy" in context.stats else rollout.entropy
+    total = jnp.where(rollout.mask, entropy, jnp.zeros_like(entropy)).sum()
+    return total / jnp.maximum(rollout.mask.sum(), 1).astype(total.dtype)
+
+
+def chain(*transforms: Transform, name: str = "chain") -> Transform:
+    """Apply transforms one after another. Nested chains are flattened; two members of one name are an error."""
+    parts = tuple(
+        part for t in transforms for part in ((t,) if t.parts is None else t.parts) if part.name != "identity"
+    )
+    conflicts.check(parts)
+
+    def init(payload):
+        states = {part.name: part.init(payload) for part in parts}
+        return {key: state for key, state in states.items() if jax.tree.leaves(state)}
+
+    def update(payload, state, context):
+        new_state = {}
+        for part in parts:
+            old = state[part.name] if part.name in state else ()
+            payload, new = part.update(payload, old, context.enter(part.name))
+            if jax.tree.leaves(new):
+                new_state[part.name] = new
+        return payload, new_state
+
+    union = {field: _union(parts, field) for field in ("reads", "terms", "remembers")}
+    sets = {
+        field: frozenset().union(*(getattr(p, field) for p in parts)) for field in ("needs", "writes", "owns")
+    }
+    return Transform(name, init, update, **union, **sets, parts=parts)
+
+
+def identity() -> Transform:
+    """Changes nothing."""
+    return stateless("identity", lambda payload, context: payload)
+
+
+def rename(name: str, t: Transform) -> Transform:
+    """The same transform under another name, so that a chain may hold it twice."""
+    return t._replace(
+        name=name, update=lambda payload, state, context: t.update(payload, state, context.enter(name))
+    )
+
+
+def during(start: int, stop: int, t: Transform) -> Transform:
+    """Apply `t` only while start <= step < stop; outside, the payload and the state of `t` stay as they are."""
+    if not 0 <= start < stop:
+        raise ValueError(f"during() needs 0 <= start < stop, got start={start}, stop={stop}.")
+
+    def update(payload, state, context):
+        active = (jnp.asarray(context.step) >= start) & (jnp.asarray(context.step) < stop)
+        new_payload, new_state = t.update(payload, state, context)
+        choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(active, a, b), new, old)
+        return choose(new_payload, _with_same_keys(payload, new_payload)), choose(new_state, state)
+
+    return t._replace(update=update)
+
+
+def _with_same_keys(old, new):
+    """`old` with zeros for the dictionary entries (coefficients, metrics ...) that only `new` has."""
+    if not isinstance(new, Signal):
+        return old
+    fill = {}
+    for field in ("coef", "own_scale", "knobs", "metrics"):
+        before, after = getattr(old, field), getattr(new, field)
+        fill[field] = {key: before[key] if key in before else jnp.zeros_like(after[key]) for key in after}
+    return old.replace(**fill)
+
+
+def _union(parts, field: str) -> Mapping[str, Callable]:
+    merged: dict[str, Callable] = {}
+    for part in parts:
+        for key, feature in getattr(part, field).items():
+            if merged.setdefault(key, feature) is not feature:
+                raise ValueError(
+                    f"Two transforms give different features the name '{key}' in `{field}` (the second is '{part.name}'): "
+                    "rename one of them."
+                )
+    return MappingProxyType(merged)
+
+
+def _frozen(about: dict[str, Any]) -> dict[str, Any]:
+    sets = {key: frozenset(value) for key, value in about.items() if key in ("needs", "writes", "owns")}
+    return {**about, **sets}

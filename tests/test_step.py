@@ -1,0 +1,176 @@
+"""The step: independent of microbatches and devices, compiled once, equal to a plain full-logits implementation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import entjax as ej
+from tests import tiny
+
+
+def entropy_bonus(coef):
+    def f(signal, context):
+        return signal.add_term("entropy", jnp.full_like(signal.weight, -coef))
+
+    return ej.stateless("bonus", f, terms={"entropy": ej.vocab.entropy}, writes={"coef"})
+
+
+OBJECTIVE = ej.Objective(per_step=ej.chain(entropy_bonus(0.03)))
+
+
+def plain_loss(params, graphdef, rollout, entropy_coef):
+    """The PPO loss with an entropy bonus from full logits, written down directly."""
+    model = nnx.merge(graphdef, params)
+    logits = model(rollout.tokens) @ model.head()
+    log_probs = jax.nn.log_softmax(logits[:, :-1])
+    logp = jnp.take_along_axis(log_probs, rollout.tokens[:, 1:, None], -1)[..., 0]
+    entropy = -(jnp.exp(log_probs) * log_probs).sum(-1)
+    mask = rollout.mask[:, 1:]
+    ratio = jnp.exp(jnp.where(mask, logp - rollout.old_logp[:, 1:], 0))
+    advantage = rollout.reward[:, None]
+    value = jnp.minimum(ratio * advantage, jnp.clip(ratio, 0.8, 1.2) * advantage) + entropy_coef * entropy
+    return -jnp.where(mask, value, 0).sum() / mask.sum().astype(jnp.float32)
+
+
+def run(rollout, **options):
+    model, optimizer = tiny.model(), optax.sgd(0.1)
+    state = ej.init_train_state(model, OBJECTIVE, optimizer, jax.random.key(0))
+    return ej.make_train_step(model, OBJECTIVE, optimizer, **options)(state, rollout)
+
+
+@pytest.mark.parametrize("chunk", [1000, 24, 8])
+def test_gradient_equals_full_logits(chunk):
+    model, rollout = tiny.model(), tiny.rollout()
+    graphdef, params = nnx.split(model)
+    loss, grads = jax.value_and_grad(plain_loss)(params, graphdef, rollout, 0.03)
+    state, metrics = run(rollout, chunk=chunk)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.parametrize("microbatches", [2, 4, 8])
+def test_microbatches_do_not_change_the_step(microbatches):
+    rollout = tiny.rollout()
+    one, metrics = run(rollout)
+    many, more = run(rollout, microbatches=microbatches)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert metrics.keys() == more.keys()
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], more[name], rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_devices_do_not_change_the_step(devices):
+    rollout = tiny.rollout()
+    one, _ = run(rollout)
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("anything",))
+    put = lambda x: jax.device_put(x, NamedSharding(mesh, P("anything") if jnp.ndim(x) else P()))
+    model, optimizer = tiny.model(), optax.sgd(0.1)
+    state = ej.init_train_state(model, OBJECTIVE, optimizer, jax.random.key(0))
+    state = jax.device_put(state, NamedSharding(mesh, P()))
+    many, _ = ej.make_train_step(model, OBJECTIVE, optimizer)(state, jax.tree.map(put, rollout))
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_minibatches_are_consecutive_steps():
+    rollout = tiny.rollout()
+    state, metrics = run(rollout, minibatches=2)
+    model, optimizer = tiny.model(), optax.sgd(0.1)
+    step = ej.make_train_step(model, OBJECTIVE, optimizer)
+    by_hand = ej.init_train_state(model, OBJECTIVE, optimizer, jax.random.key(0))
+    for part in range(2):
+        by_hand, last = step(by_hand, rollout.rows(lambda x, part=part: x[part::2]))
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(by_hand.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert metrics["ratio/max"] >= last["ratio/max"]
+
+
+def test_compiles_once():
+    model, optimizer = tiny.model(), optax.adamw(1e-3)
+    state = ej.init_train_state(model, OBJECTIVE, optimizer, jax.random.key(0))
+    step = ej.make_train_step(model, OBJECTIVE, optimizer, microbatches=2, minibatches=2)
+    for seed in range(3):
+        state, _ = step(state, tiny.rollout(seed))
+    assert step._cache_size() == 1
+    assert int(state.step) == 3
+
+
+def test_score_fills_in_what_the_trainer_computes():
+    model = tiny.model()
+    state = ej.init_train_state(model, OBJECTIVE, optax.sgd(0.1), jax.random.key(0))
+    rollout = tiny.rollout()
+    scored = ej.make_score(model, OBJECTIVE, microbatches=2)(state, rollout)
+    log_probs = jax.nn.log_softmax(model(rollout.tokens) @ model.head())
+    expected = jnp.take_along_axis(log_probs[:, :-1], rollout.tokens[:, 1:, None], -1)[..., 0]
+    np.testing.assert_allclose(scored.old_logp[:, 1:], expected, atol=1e-5)
+    _, metrics = ej.make_train_step(model, OBJECTIVE, optax.sgd(0.1))(state, scored)
+    np.testing.assert_allclose(metrics["ratio/max"], 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(bad):
+    rollout = tiny.rollout()
+    state, metrics = run(rollout.replace(reward=rollout.reward.at[0].set(bad)))
+    assert int(state.skipped) == 1 and metrics["update/skipped"] == 1
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(nnx.split(tiny.model())[1]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_temperature_divides_the_logits():
+    model = tiny.model()
+    state = ej.init_train_state(model, OBJECTIVE, optax.sgd(0.1), jax.random.key(0))
+    rollout = tiny.rollout().replace(temperature=jnp.float32(0.5))
+    scored = ej.make_score(model, OBJECTIVE)(state, rollout)
+    log_probs = jax.nn.log_softmax(model(rollout.tokens) @ model.head() / 0.5)
+    expected = jnp.take_along_axis(log_probs[:, :-1], rollout.tokens[:, 1:, None], -1)[..., 0]
+    np.testing.assert_allclose(scored.old_logp[:, 1:], expected, atol=1e-5)
+
+
+def test_missing_inputs_are_named():
+    needy = ej.Objective(ej.stateless("needy", lambda s, c: s, needs={"ref_logp"}))
+    model = tiny.model()
+    state = ej.init_train_state(model, needy, optax.sgd(0.1), jax.random.key(0))
+    with pytest.raises(ValueError, match="ref_logp"):
+        ej.make_train_step(model, needy, optax.sgd(0.1))(state, tiny.rollout())
+    with pytest.raises(ValueError, match="cannot be split"):
+        run(tiny.rollout(), microbatches=3)
+
+
+@pytest.mark.parametrize("surrogate", [ej.surrogates.gspo, ej.surrogates.gmpo, ej.surrogates.vespo])
+def test_whole_row_surrogates_in_chunks_equal_autodiff(surrogate):
+    """The sweep takes their slope first; plain autodiff through full logits must agree."""
+    objective = ej.Objective(per_token=surrogate)
+    model, rollout = tiny.model(), tiny.rollout(drift=0.05)
+    graphdef, params = nnx.split(model)
+    rollout = rollout.replace(
+        old_logp=ej.make_score(model, objective)(
+            ej.init_train_state(tiny.model(1), objective, optax.sgd(1.0), jax.random.key(0)), rollout
+        ).old_logp
+    )
+    signal = ej.Signal.start(rollout)
+
+    def swept(params):
+        m = nnx.merge(graphdef, params)
+        return ej.policy_loss(objective, m(rollout.tokens), m.head(), rollout, signal, chunk=16).loss
+
+    def plain(params):
+        m = nnx.merge(graphdef, params)
+        log_probs = jax.nn.log_softmax(m(rollout.tokens) @ m.head())
+        logp = jnp.take_along_axis(log_probs[:, :-1], rollout.tokens[:, 1:, None], -1)[..., 0]
+        logp = jnp.pad(logp, ((0, 0), (1, 0)))
+        ratio = ej.loss.log_ratios(logp, rollout.old_logp, rollout.mask)
+        return -(signal.scale * surrogate(ratio, signal)).sum()
+
+    (a, ga), (b, gb) = jax.value_and_grad(swept)(params), jax.value_and_grad(plain)(params)
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    for x, y in zip(jax.tree.leaves(ga), jax.tree.leaves(gb), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
