@@ -4,8 +4,8 @@
     pass@k = 1 - C(n - c, k) / C(n, k) = 1 - prod_{i=n-c+1}^{n} (1 - k / i)
     maj@k  = P(the most frequent answer of k samples is the right one)
 
-with c right ones among n. The average over subsets is unbiased for a fresh draw of k; the maximum over a bootstrap *with* replacement
-is not (it is too low), so it is not offered here.
+with c right ones among n. The average over subsets is unbiased for a fresh draw of k; the maximum over a
+bootstrap *with* replacement is not (it is too low), so it is not offered here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def avg_at_k(correct: np.ndarray) -> np.ndarray:
 
 
 def pass_at_k(n: int, c: np.ndarray | int, k: int) -> np.ndarray:
-    """Probability that at least one of k samples, drawn without replacement from n of which c are right, is right."""
+    """Probability that one of k samples is right, drawn without replacement from n of which c are right."""
     if not 1 <= k <= n:
         raise ValueError(
             f"pass@k needs 1 <= k <= n, but k = {k} and n = {n}: draw more samples or ask for a smaller k."
@@ -40,10 +40,12 @@ def pass_at_k(n: int, c: np.ndarray | int, k: int) -> np.ndarray:
 
 
 def maj_at_k(answers: Sequence[Hashable | None], right: Hashable, k: int) -> float:
-    """Exact expectation of the majority vote of k of the answers; answers that tie for the most votes share the credit.
+    """Exact expectation of the majority vote of k of the answers; answers that tie for the most votes share
+    the credit.
 
-    `None` is a sample without an answer: it uses up a draw and has no vote. The sum runs over m, the votes for the right answer, and
-    counts the ways in which the others get at most m each, by how many of them reach m.
+    `None` is a sample without an answer: it uses up a draw and has no vote. The sum runs over m, the votes
+    for the right answer, and counts the ways in which the others get at most m each, by how many of them
+    reach m.
     """
     n = len(answers)
     _check_k(k, n)
@@ -63,19 +65,21 @@ def maj_at_k(answers: Sequence[Hashable | None], right: Hashable, k: int) -> flo
 def maj_at_k_first(
     answers: Sequence[Hashable | None], right: Hashable, k: int, limit: int = 200_000
 ) -> float:
-    """The same where the answer met first wins a tie, by going through all subsets (at most `limit` of them)."""
+    """The same where the answer met first wins a tie, by going through all subsets (at most `limit`)."""
     n = len(answers)
     _check_k(k, n)
     if math.comb(n, k) > limit:
         raise ValueError(
-            f"C({n}, {k}) = {math.comb(n, k)} subsets are too many to go through: use maj_at_k, which shares ties."
+            f"C({n}, {k}) = {math.comb(n, k)} subsets are too many: use maj_at_k, which shares ties."
         )
     wins = [majority(subset) == right and right is not None for subset in itertools.combinations(answers, k)]
     return sum(wins) / len(wins)
 
 
 def majority(answers: Sequence[Hashable | None]) -> Hashable | None:
-    """The most frequent answer, the one met first among equals; None when nobody answered. maj@n is `majority(answers) == right`."""
+    """The most frequent answer, the one met first among equals; None when nobody answered. maj@n is
+    `majority(answers) == right`.
+    """
     votes = Counter(answer for answer in answers if answer is not None)
     return votes.most_common(1)[0][0] if votes else None
 

@@ -1,0 +1,195 @@
+"""Rows of JSONL and parquet files and of tensorflow-datasets as examples, checked before a run begins.
+
+`prompt` and `answer` name the columns; all other columns of `meta` are kept beside them. A row that cannot be
+used is named by its number (counted from 1, as editors count lines) in the error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from entjax.tasks.task import Example
+
+MAX_CHARS = 100_000
+
+
+class Columns(NamedTuple):
+    """Which columns become the example; `answer=None` for prompts without a known answer."""
+
+    prompt: str
+    answer: str | None
+    meta: tuple[str, ...] = ()
+    max_chars: int = MAX_CHARS
+
+
+class Rows(Sequence[Example]):
+    """Examples by index, with the name by which a checkpoint recognises the data set."""
+
+    def __init__(self, name: str, size: int, read: Callable[[int], Example]):
+        self.name = name
+        self._size = size
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self._size:
+            raise IndexError(f"{self.name} has {self._size} rows; there is no row {index}.")
+        return self._read(index)
+
+
+def jsonl(
+    path: str | Path,
+    *,
+    prompt: str = "prompt",
+    answer: str | None = "answer",
+    meta: Sequence[str] = (),
+    max_chars: int = MAX_CHARS,
+) -> Rows:
+    """A file with one JSON object a line, as data sets from Hugging Face are often written. Blank lines are
+    skipped.
+    """
+    columns = Columns(prompt, answer, tuple(meta), max_chars)
+    return _in_memory(_existing(path), _json_rows(Path(path)), columns)
+
+
+def parquet(
+    path: str | Path,
+    *,
+    prompt: str = "prompt",
+    answer: str | None = "answer",
+    meta: Sequence[str] = (),
+    max_chars: int = MAX_CHARS,
+) -> Rows:
+    """A parquet file, of which only the named columns are read."""
+    try:
+        from pyarrow import ArrowInvalid
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ImportError("Parquet files need pyarrow: pip install 'entjax[tasks]'.") from error
+    columns = Columns(prompt, answer, tuple(meta), max_chars)
+    name = _existing(path)
+    try:
+        file = ParquetFile(path)
+    except ArrowInvalid as error:
+        raise ValueError(f"{name} is not a readable parquet file: {error}") from error
+    _check_names(name, columns, file.schema_arrow.names)
+    batches = file.iter_batches(columns=_wanted(columns))
+    return _in_memory(
+        name, enumerate((row for part in batches for row in part.to_pylist()), start=1), columns
+    )
+
+
+def tfds(
+    folder: str | Path,
+    split: str = "train",
+    *,
+    prompt: str = "prompt",
+    answer: str | None = "answer",
+    meta: Sequence[str] = (),
+    max_chars: int = MAX_CHARS,
+) -> Rows:
+    """A data set that tensorflow-datasets prepared in `folder` as array_record files: random access, without
+    tensorflow.
+
+    The columns are checked at once, the rows when they are read, as such data sets may be large.
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise ImportError("tfds needs tensorflow-datasets: pip install 'entjax[tasks]'.") from error
+    name = _existing(folder)
+    builder = tensorflow_datasets.builder_from_directory(str(folder))
+    if split not in builder.info.splits:
+        raise ValueError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
+    columns = Columns(prompt, answer, tuple(meta), max_chars)
+    _check_names(name, columns, list(builder.info.features))
+    data = builder.as_data_source(split)
+    if len(data) == 0:
+        raise ValueError(f"{name}, split {split}, is empty: there is nothing to train on.")
+
+    def read(index: int) -> Example:
+        row = {key: _plain(value) for key, value in data[index].items()}
+        return _example(name, index + 1, row, columns)
+
+    read(0)
+    return Rows(f"{name}/{split}", len(data), read)
+
+
+def _in_memory(name: str, rows: Iterable[tuple[int, Any]], columns: Columns) -> Rows:
+    """Every row is checked now: a bad one is found before the first step, not in the middle of a night."""
+    examples = [_example(name, number, row, columns) for number, row in rows]
+    if not examples:
+        raise ValueError(f"{name} is empty: there is nothing to train on.")
+    return Rows(name, len(examples), examples.__getitem__)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _json_row(path, number, line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not UTF-8 text: {error}. Is it compressed or binary?") from error
+
+
+def _json_row(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{path.name}, row {number}, is not JSON ({error}): one object a line is expected."
+        ) from error
+
+
+def _example(name: str, number: int, row: Any, columns: Columns) -> Example:
+    where = f"{name}, row {number}"
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}, is a {type(row).__name__}, not an object with columns.")
+    _check_names(where, columns, list(row))
+    prompt = row[columns.prompt]
+    if not isinstance(prompt, str) or not prompt.strip():
+        shown = "empty" if isinstance(prompt, str) else f"a {type(prompt).__name__}, not a text"
+        raise ValueError(f"{where}: the prompt (column {columns.prompt!r}) is {shown}.")
+    answer = None if columns.answer is None else row[columns.answer]
+    if columns.answer is not None and (not isinstance(answer, str | int | float) or answer == ""):
+        shown = "empty" if answer == "" else f"a {type(answer).__name__}, not a text or number"
+        raise ValueError(f"{where}: the answer (column {columns.answer!r}) is {shown}.")
+    answer = answer if answer is None else str(answer)
+    for what, text in (("prompt", prompt), ("answer", answer or "")):
+        if len(text) > columns.max_chars:
+            raise ValueError(
+                f"{where}: the {what} has {len(text)} characters, over the limit of {columns.max_chars}."
+            )
+    return Example(prompt, answer, {key: row[key] for key in columns.meta})
+
+
+def _check_names(where: str, columns: Columns, names: Sequence[str]) -> None:
+    missing = [column for column in _wanted(columns) if column not in names]
+    if missing:
+        raise ValueError(
+            f"{where}, has no column {missing[0]!r}; it has {', '.join(map(str, names)) or 'none'}."
+            " Name yours as an argument."
+        )
+
+
+def _wanted(columns: Columns) -> list[str]:
+    return [columns.prompt, *([] if columns.answer is None else [columns.answer]), *columns.meta]
+
+
+def _existing(path: str | Path) -> str:
+    if not Path(path).exists():
+        raise FileNotFoundError(f"There is no data set at {path}.")
+    return Path(path).name
+
+
+def _plain(value: Any) -> Any:
+    """Values of numpy as Python's: texts arrive as bytes, numbers as scalars of numpy."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    return value.tolist() if callable(getattr(value, "tolist", None)) else value

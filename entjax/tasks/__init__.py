@@ -1,0 +1,35 @@
+"""Prompts and verifiers. No module here imports jax: verifier workers load them in a fraction of a second."""
+
+from entjax.tasks.arithmetic import arithmetic, arithmetic_chat
+from entjax.tasks.chars import Tokenizer, char_tokenizer
+from entjax.tasks.countdown import countdown
+from entjax.tasks.hf_tokenizer import hf_tokenizer
+from entjax.tasks.math_words import math_words, number_words
+from entjax.tasks.numbers import extract_answer, numbers_equal
+from entjax.tasks.pool import Limits, scorer
+from entjax.tasks.reasoning_gym import reasoning_gym
+from entjax.tasks.scoring import Pending, Report, Scorer, Verdict
+from entjax.tasks.task import Example, Spec, Task
+
+__all__ = [
+    "Example",
+    "Limits",
+    "Pending",
+    "Report",
+    "Scorer",
+    "Spec",
+    "Task",
+    "Tokenizer",
+    "Verdict",
+    "arithmetic",
+    "arithmetic_chat",
+    "char_tokenizer",
+    "countdown",
+    "extract_answer",
+    "hf_tokenizer",
+    "math_words",
+    "number_words",
+    "numbers_equal",
+    "reasoning_gym",
+    "scorer",
+]

@@ -1,0 +1,62 @@
+"""A Hugging Face tokenizer folder behind the protocol of `chars.Tokenizer`, chat template included; never
+touches the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from entjax.tasks.chars import Tokenizer
+
+
+def hf_tokenizer(folder: str | Path, *, system: str | None = None) -> Tokenizer:
+    """Open the tokenizer of a local model folder. `system` is put before every user message of the chat
+    template.
+
+    Code that comes with a folder is never run, whatever its config asks for.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError(
+            "Tokenizers of real models need transformers: pip install 'entjax[tasks]'."
+        ) from error
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not a folder with a tokenizer; download the model first, nothing is fetched here."
+        )
+    inner = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    return wrap(inner, system=system, name=str(folder))
+
+
+def wrap(inner: Any, *, system: str | None = None, name: str = "the tokenizer") -> Tokenizer:
+    """The protocol around a transformers tokenizer that is already loaded."""
+    if inner.eos_token_id is None:
+        raise ValueError(f"{name} has no end-of-sequence token: set eos_token in its tokenizer_config.json.")
+    eos = int(inner.eos_token_id)
+    pad = eos if inner.pad_token_id is None else int(inner.pad_token_id)
+
+    def encode(text: str) -> list[int]:
+        return list(inner.encode(text, add_special_tokens=False))
+
+    def decode(tokens: Sequence[int]) -> str:
+        known = [token for token in map(int, tokens) if 0 <= token < len(inner)]
+        return inner.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def chat(message: str) -> str:
+        turns = [{"role": "user", "content": message}]
+        turns = turns if system is None else [{"role": "system", "content": system}, *turns]
+        return inner.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+    return Tokenizer(
+        encode,
+        decode,
+        vocab_size=len(inner),
+        pad_id=pad,
+        eos_id=eos,
+        bos_id=inner.bos_token_id,
+        stop_ids=(eos,),
+        chat=chat if inner.chat_template else None,
+    )

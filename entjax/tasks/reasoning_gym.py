@@ -1,0 +1,100 @@
+"""Any procedural data set of reasoning-gym by its name, with that library's own scoring, in the verifier
+pool.
+
+Some of its scorers call `eval` on the answer or hand it to sympy's parser, which does. Here they run in
+worker processes only, under the limits of guard.py: an evaluated answer may contain literals and mathematics
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+from entjax.tasks.numbers import last_boxed, last_tagged
+from entjax.tasks.task import Example, Spec, Task, check_index
+
+SIZE = 1_000_000  # these data sets are virtual: an example costs nothing until it is asked for
+
+
+def reasoning_gym(name: str, *, seed: int = 0, size: int = SIZE, **config: Any) -> Task:
+    """The data set `name` with its own configuration as keyword arguments: `reasoning_gym("chain_sum",
+    max_terms=3)`.
+    """
+    arguments = {"name": name, "seed": seed, "size": size, **config}
+    json.dumps(
+        arguments
+    )  # what cannot be written as JSON cannot reach a worker: TypeError here, before a run has begun
+    data = _open(**arguments)
+
+    def example(index: int) -> Example:
+        check_index(index, size, name)
+        entry = data[index]
+        return Example(entry["question"], _plain(entry["answer"]), {"index": index})
+
+    def verify(example: Example, text: str) -> float:
+        raise RuntimeError(
+            f"reasoning-gym's scorer for {name} is not safe on model text in this process:"
+            " use ej.tasks.scorer(task).score(...)."
+        )
+
+    spec = Spec(f"{__name__}:verifier", arguments)
+    return Task(f"reasoning_gym/{name}", example, size, verify, verifier=spec, canonical=canonical)
+
+
+def verifier(**arguments: Any) -> Callable[[Example, str], float]:
+    """For the pool's workers: rebuilds the entry from its index (metadata need not be plain data) and scores
+    the final answer.
+    """
+    data = _open(**arguments)
+    entry = functools.lru_cache(maxsize=256)(data.__getitem__)  # the samples of a group share one
+
+    def judge(example: Example, text: str) -> float:
+        # a copy: a scorer that changed its entry would make rewards depend on the order
+        return data.score_answer(final_answer(text), copy.deepcopy(entry(example.meta["index"])))
+
+    judge(Example("", meta={"index": 0}), str(entry(0)["answer"]))  # imports what is imported on first use
+
+    return judge
+
+
+def final_answer(text: str) -> str:
+    """Inside the last `<answer>` or `\\boxed{}` where the reply has one, else the whole reply."""
+    for find in (last_tagged, last_boxed):
+        found = find(text)
+        if found is not None:
+            return found
+    return text.strip()
+
+
+def canonical(example: Example, text: str) -> str | None:
+    """The final answer with single blanks."""
+    del example
+    return " ".join(final_answer(text).split()) or None
+
+
+def _open(name: str, **config: Any) -> Any:
+    try:
+        import reasoning_gym as library
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise ImportError("reasoning_gym needs its library: pip install 'entjax[tasks]'.") from error
+    if name not in DATASETS:
+        import difflib
+
+        near = difflib.get_close_matches(name, DATASETS, n=3)
+        raise ValueError(f"reasoning-gym has no data set {name!r}; near names: {', '.join(near) or 'none'}.")
+    try:
+        return library.create_dataset(name, **config)
+    except (TypeError, AssertionError) as error:
+        raise ValueError(
+            f"reasoning_gym({name!r}): the configuration {config} was refused: {error}"
+        ) from error
+
+
+def _plain(answer: Any) -> Any:
+    """Answers are strings in nearly every data set; others as their text."""
+    return answer if answer is None or isinstance(answer, str) else str(answer)

@@ -1,0 +1,142 @@
+"""Rewards for a batch of texts, with a report of what went wrong: a failed verification is a zero and a
+count, never an exception.
+
+    with ej.tasks.scorer(task) as scorer:
+        pending = scorer.submit(examples, texts)     # returns at once; the device can work meanwhile
+        rewards, report = pending.result()           # float32 [N]; the same in whatever order the texts came
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from entjax.tasks.task import Example, Task
+
+MAX_CHARS = 100_000
+
+
+class Verdict(NamedTuple):
+    """The reward of one text and how it came about: one of the field names of `Report`."""
+
+    reward: float
+    outcome: str
+
+
+class Report(NamedTuple):
+    """How many texts of a batch met with what. `message` is one sentence about the first failure."""
+
+    verified: int = 0
+    timeouts: int = 0
+    crashes: int = 0  # the worker died: killed, out of memory, a fault in compiled code
+    raised: int = 0
+    nan: int = 0  # not a finite number in [0, 1]
+    too_long: int = 0
+    message: str = ""
+
+    @property
+    def failed(self) -> int:
+        return self.timeouts + self.crashes + self.raised + self.nan + self.too_long
+
+    def metrics(self) -> dict[str, int]:
+        """The counts under the names that a run logs them by."""
+        return {f"verifier/{field}": count for field, count in self._asdict().items() if field != "message"}
+
+
+class Pending(NamedTuple):
+    """Rewards that are being computed, one future per text."""
+
+    futures: tuple[Future[tuple[Verdict, str]], ...]
+
+    def done(self) -> bool:
+        return all(future.done() for future in self.futures)
+
+    def result(self) -> tuple[np.ndarray, Report]:
+        """Wait for all; rewards [N] in the order of the texts."""
+        results = [future.result() for future in self.futures]
+        counts = Counter(verdict.outcome for verdict, _ in results)
+        message = next((message for verdict, message in results if verdict.outcome != "verified"), "")
+        return np.array([verdict.reward for verdict, _ in results], np.float32), Report(
+            **counts, message=message
+        )
+
+
+class Scorer:
+    """Threads that ask `judge(example, text)` for verdicts; `close` ends them and whatever `judge` holds on
+    to.
+    """
+
+    def __init__(
+        self,
+        judge: Callable[[Example, str], tuple[Verdict, str]],
+        *,
+        threads: int,
+        max_chars: int = MAX_CHARS,
+        close: Callable[[], None] = lambda: None,
+    ):
+        self._judge = judge
+        self._max_chars = max_chars
+        self._close = close
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="verifier")
+
+    def submit(self, examples: Sequence[Example], texts: Sequence[str]) -> Pending:
+        """Start scoring; returns at once."""
+        if len(examples) != len(texts):
+            raise ValueError(f"{len(examples)} examples but {len(texts)} texts: give one example per text.")
+        return Pending(
+            tuple(self._threads.submit(self._one, *pair) for pair in zip(examples, texts, strict=True))
+        )
+
+    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> tuple[np.ndarray, Report]:
+        """Rewards [N] and the report, waiting for them."""
+        return self.submit(examples, texts).result()
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._close()
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _one(self, example: Example, text: str) -> tuple[Verdict, str]:
+        if len(text) > self._max_chars:
+            return Verdict(
+                0.0, "too_long"
+            ), f"A text of {len(text)} characters is over the limit of {self._max_chars}."
+        return self._judge(example, text)
+
+
+def in_process(task: Task, *, max_chars: int = MAX_CHARS) -> Scorer:
+    """Score in a thread of this process: for verifiers that are trusted to be quick on any text. Nothing
+    bounds their time.
+    """
+
+    def judge(example: Example, text: str) -> tuple[Verdict, str]:
+        try:
+            reward = task.verify(example, text)
+        except Exception as error:
+            return Verdict(
+                0.0, "raised"
+            ), f"The verifier of {task.name} raised {type(error).__name__}: {str(error)[:200]}"
+        return check_reward(reward)
+
+    return Scorer(judge, threads=1, max_chars=max_chars)
+
+
+def check_reward(value: Any) -> tuple[Verdict, str]:
+    """A finite number in [0, 1] passes; everything else is worth zero and counted."""
+    try:
+        reward = float(value)
+    except (TypeError, ValueError):
+        return Verdict(0.0, "nan"), f"A verifier returned {type(value).__name__!s}, which is not a number."
+    if not math.isfinite(reward) or not 0.0 <= reward <= 1.0:
+        return Verdict(0.0, "nan"), f"A verifier returned {reward}; rewards are finite and lie in [0, 1]."
+    return Verdict(reward, "verified"), ""

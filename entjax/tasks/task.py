@@ -1,0 +1,70 @@
+"""What a task is: prompts that can be asked for by index, and a verifier that turns an answer into a reward.
+
+Everything here is plain data and plain functions, so that an `Example` can be written as one line of JSON to
+a worker process and a `Task` can be named in a config as a call: `task=ej.tasks.countdown(numbers=3)`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Example(NamedTuple):
+    """One prompt with whatever its verifier needs; `answer` and `meta` hold JSON values (no tuples, no arrays)."""
+
+    prompt: str
+    answer: Any = None
+    meta: dict[str, Any] | None = None
+
+
+class Spec(NamedTuple):
+    """How a worker process rebuilds a verifier: `factory` is "module:function", `kwargs` are JSON values.
+
+    The factory returns a function `(Example, text) -> float`. The string comes from the program, never from a
+    model.
+    """
+
+    factory: str
+    kwargs: dict[str, Any] | None = None
+
+
+class Task(NamedTuple):
+    """Prompts and a verifier.
+
+    example:   index -> Example; the same index always gives the same example.
+    size:      number of examples, or None when they never end.
+    verify:    (example, text) -> reward in [0, 1]; pure; never runs the text as code.
+    verifier:  None when `verify` is trusted to be quick on any text (our own linear-time parsers); otherwise
+               the recipe by which the bounded pool rebuilds it in a worker process.
+    alphabet:  the characters of prompts and answers, for character-level models; None for natural language.
+    solution:  (example, rng) -> one worked answer, without the end-of-sequence mark; sampled, so that a warm
+               start sees many.
+    canonical: (example, text) -> the answer in a form in which equal answers are equal strings, or None when
+               the text holds none; for majority votes and for counting distinct correct answers.
+    """
+
+    name: str
+    example: Callable[[int], Example]
+    size: int | None
+    verify: Callable[[Example, str], float]
+    verifier: Spec | None = None
+    alphabet: str | None = None
+    solution: Callable[[Example, random.Random], str | None] | None = None
+    canonical: Callable[[Example, str], str | None] | None = None
+
+
+def check_index(index: int, size: int | None, name: str) -> None:
+    """Refuse an index outside the task, so that a wrong position never silently wraps."""
+    if index < 0 or (size is not None and index >= size):
+        raise IndexError(
+            f"{name} has no example {index}: indices go from 0 to {'...' if size is None else size - 1}."
+        )
+
+
+def rng_of(*parts: object) -> random.Random:
+    """A generator that depends on the parts only. Seeding with a string is stable over processes and Python
+    versions.
+    """
+    return random.Random("/".join(str(part) for part in parts))
