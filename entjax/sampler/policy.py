@@ -1,0 +1,49 @@
+"""One row of logits at a time: the policy's log-prob and entropy, what the decoding rules leave of it, and the draw."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from entjax import vocab
+
+CHUNK = 512  # tokens per block of the two-level draw
+
+
+def next_logits(hidden: Float[Array, "B D"], head: Float[Array, "D V"], temperature: Float[Array, " B"]):
+    """The policy's logits [B, V]: hidden @ head / temperature in at least float32, forbidden tokens finite."""
+    wide = jnp.promote_types(hidden.dtype, jnp.float32)
+    logits = jnp.einsum("bd,dv->bv", hidden, head.astype(hidden.dtype), preferred_element_type=wide)
+    return vocab.finite_logits(logits, temperature[:, None])
+
+
+def entropy(logp: Float[Array, "B V"]) -> Float[Array, " B"]:
+    """H = -sum_v p log p in nats; a token with log p = -inf adds nothing."""
+    return -jnp.sum(jnp.exp(logp) * jnp.where(jnp.isfinite(logp), logp, 0), axis=-1)
+
+
+def draw(key: Key[Array, " B"], logp: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """One token per row from its own key: first a block of the vocabulary by its mass, then a token inside the block.
+
+    Two uniform numbers a row instead of V Gumbel variates (thirty times less work for V = 49,152), each used at one level,
+    so that rare tokens keep their probability where one number would round it. Removed tokens are never drawn.
+    """
+    rows, size = logp.shape
+    width = min(size, CHUNK)
+    blocks = -(-size // width)
+    probs = jnp.exp(logp - jnp.max(logp, axis=-1, keepdims=True))
+    probs = jnp.pad(probs, ((0, 0), (0, blocks * width - size))).reshape(rows, blocks, width)
+    uniform = jax.vmap(lambda k: jax.random.uniform(k, (2,), logp.dtype))(key)
+    block = _invert(probs.sum(axis=-1), uniform[:, 0])
+    inside = jnp.take_along_axis(probs, block[:, None, None], axis=1)[:, 0]
+    return block * width + _invert(inside, uniform[:, 1])
+
+
+def _invert(mass: Float[Array, "B N"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
+    """The first index with mass where the running sum exceeds uniform * total."""
+    total = jnp.cumsum(mass, axis=-1)
+    found = (total > uniform[:, None] * total[:, -1:]) & (mass > 0)
+    # Rounding may leave no such index; then the heaviest one.
+    index = jnp.where(jnp.any(found, axis=-1), jnp.argmax(found, axis=-1), jnp.argmax(mass, axis=-1))
+    return index.astype(jnp.int32)

@@ -1,0 +1,43 @@
+"""Which shapes are compiled: sizes are rounded up so that a new length seldom means a new program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+Bucket = Callable[[int], int]
+
+
+def power_of_two(minimum: int) -> Bucket:
+    """minimum, 2 * minimum, 4 * minimum, ..."""
+
+    def bucket(size: int) -> int:
+        result = minimum
+        while result < size:
+            result *= 2
+        return result
+
+    return bucket
+
+
+def multiple_of(step: int) -> Bucket:
+    """step, 2 * step, 3 * step, ..."""
+    return lambda size: max(step, -(-size // step) * step)
+
+
+class Shapes(NamedTuple):
+    """How the sizes of a request are rounded up, and how much is done at a time.
+
+    prompt: tokens of the longest prompt. new: tokens to sample. Their sum is the number of cache slots.
+    rows: number of prompts, and of sequences; filler rows are done before they start.
+    window: slots read by a step of the decode loop, which is compiled once for each value that occurs.
+    at_once: sequences decoded at the same time; when there are more, rows that end make room for those that wait.
+    block: tokens between two looks of the host, when it has to look: for stop strings, or while sequences wait.
+    """
+
+    prompt: Bucket = power_of_two(16)
+    new: Bucket = multiple_of(16)
+    rows: Bucket = multiple_of(1)
+    window: Bucket = power_of_two(128)
+    at_once: int = 1024
+    block: int = 32
