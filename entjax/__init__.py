@@ -1,6 +1,17 @@
 """entjax: entropy-aware policy optimization for language models."""
 
-from entjax import advantages, averages, control, masked, regularizers, surrogates, vocab
+from entjax import (
+    advantages,
+    averages,
+    clips,
+    control,
+    kl,
+    masked,
+    regularizers,
+    surrogates,
+    vocab,
+    weights,
+)
 from entjax.control import Controller
 from entjax.loss import Objective, policy_loss
 from entjax.step import TrainState, init_train_state, make_score, make_train_step

@@ -10,6 +10,7 @@ variable ENTJAX_GOLDEN points the same tests at a folder of loose files, `<famil
 import functools
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,19 +37,20 @@ class Case(NamedTuple):
     @property
     def rtol(self):
         """The tolerance of the family: 1e-5, or looser where the official code only runs in float32."""
-        return max(1e-5, float(self.meta.get("rtol", 1e-5)))
+        stated = re.match(r"[\d.]+(e-\d+)?", str(self.meta.get("rtol", 1e-5)))  # of "1e-9; adv_* 1e-7" the first
+        return max(1e-5, float(stated[0]))
 
     def __str__(self):
         return f"{self.family}-{self.name}"
 
     def close(self, ours, name, **kwargs):
-        """Compare with the stored array: max|x - ref| <= rtol max|ref|."""
+        """Compare with the stored array: max|x - ref| <= rtol max|ref| + atol; `rtol` for arrays that the json excepts."""
         ref = np.asarray(self.x[name], np.float64)
         ours = np.asarray(ours, np.float64)
         assert ours.shape == ref.shape, f"{self}: {name} has shape {ours.shape}, expected {ref.shape}"
         scale = max(float(np.max(np.abs(ref), initial=0.0)), 1e-8)
         worst = float(np.max(np.abs(ours - ref), initial=0.0))
-        assert worst <= self.rtol * scale + kwargs.get("atol", 0.0), (
+        assert worst <= kwargs.get("rtol", self.rtol) * scale + kwargs.get("atol", 0.0), (
             f"{self}: {name} differs by {worst} of {scale}"
         )
 
