@@ -1,0 +1,140 @@
+"""Features of the logits that single methods need, beside those of entjax/vocab.py; each is a function of a vocab.Row.
+
+A factory returns the same object for equal parameters, so that two transforms may share one feature; `named` gives the key
+under which transforms read, remember or add it. Features marked `needs_reference_logits` see row.side["ref_logits"].
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from entjax import vocab
+from entjax.vocab import Feature, Row, needs_reference_logits
+
+FILTERED = -1e4  # the log-prob of a token that a filter removed (Lp-Reg's released code)
+
+
+def named(what: str, *parameters) -> str:
+    """The key of a feature with parameters: named("top_p_entropy", 0.8, True) is "top_p_entropy_0.8_True"."""
+    return "_".join([what, *map(str, parameters)])
+
+
+def nucleus(log_probs: Float[Array, "... V"], p: float, include_crossing: bool) -> Bool[Array, "... V"]:
+    """The most likely tokens whose mass stays below p; with `include_crossing` also the one that reaches it.
+
+    The cut is found by bisection on log p (31 reductions over V in float32, exact to the last bit) instead of a sort: tokens
+    below log((1 - p) / V) hold less than 1 - p together, so the cut lies above. Equally likely tokens stand or fall together.
+    """
+    log_probs = jax.lax.stop_gradient(log_probs)
+    mass = jnp.exp(log_probs)
+    shape = (*log_probs.shape[:-1], 1)
+    low = jnp.full(shape, math.log(max(1.0 - p, 1e-7) / log_probs.shape[-1]) - 1.0, log_probs.dtype)
+    high = jnp.full(shape, 1.0, log_probs.dtype)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        fits = jnp.sum(jnp.where(log_probs >= middle, mass, 0), axis=-1, keepdims=True) < p
+        return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
+
+    _, cut = jax.lax.fori_loop(0, jnp.finfo(log_probs.dtype).nmant + 8, halve, (low, high))
+    inside = log_probs >= cut
+    if not include_crossing:
+        return inside
+    crossing = jnp.max(jnp.where(inside, -jnp.inf, log_probs), axis=-1, keepdims=True)
+    return log_probs >= crossing
+
+
+@functools.lru_cache(maxsize=None)
+def top_p_entropy(p: float, include_crossing: bool = True) -> Feature:
+    """Entropy of the policy cut to its nucleus and renormalised: -sum_I q log q, q = p 1_I / sum_I p; 0 for an empty nucleus.
+
+    `include_crossing` is the usual nucleus (the smallest set of mass >= p); False leaves the crossing token out, so that a
+    token of mass >= p alone gives entropy 0 (SIREN's released code).
+    """
+    if not 0.0 < p <= 1.0:
+        raise ValueError(f"top_p_entropy needs 0 < p <= 1, got {p}.")
+
+    def feature(row: Row) -> Array:
+        log_probs = row.log_probs
+        inside = nucleus(log_probs, p, include_crossing)
+        kept = jnp.where(inside, jnp.exp(log_probs), 0)
+        total = kept.sum(-1)
+        some = total > 0
+        safe = jnp.where(some, total, 1)
+        mean_logp = jnp.sum(kept * jnp.where(inside, log_probs, 0), axis=-1) / safe
+        return jnp.where(some, jnp.log(safe) - mean_logp, 0)
+
+    return feature
+
+
+@functools.lru_cache(maxsize=None)
+def tempered_logp(temperature: float) -> Feature:
+    """log softmax(l / temperature) at the sampled token: the same policy, flatter (> 1) or sharper (< 1)."""
+    if not temperature > 0:
+        raise ValueError(f"tempered_logp needs a temperature greater than 0, got {temperature}.")
+    return lambda row: row.pick(jax.nn.log_softmax(row.logits / temperature, axis=-1))
+
+
+@functools.lru_cache(maxsize=None)
+def min_p_logp(kappa: float, rule: str = "minp") -> Feature:
+    """log-prob of the sampled token after a filter and renormalisation; -1e4 for a token that the filter removes.
+
+    rule "minp" keeps p_v >= kappa max_v p, "fixed" keeps p_v >= kappa (nothing left: the uniform distribution).
+    """
+    if rule not in ("minp", "fixed"):
+        raise ValueError(f"min_p_logp's rule must be 'minp' or 'fixed', got {rule!r}.")
+    if not 0.0 <= kappa <= 1.0:
+        raise ValueError(f"min_p_logp needs 0 <= kappa <= 1, got {kappa}.")
+    cut = math.log(kappa) if kappa > 0 else -math.inf
+
+    def feature(row: Row) -> Array:
+        log_probs = row.log_probs
+        top = jnp.max(log_probs, axis=-1, keepdims=True) if rule == "minp" else 0.0
+        keep = log_probs >= top + cut
+        some = keep.any(-1)
+        mass = jnp.sum(jnp.where(keep, jnp.exp(log_probs), 0), axis=-1)
+        inside = row.pick(keep.astype(log_probs.dtype)) > 0
+        left = jnp.where(inside, row.pick(log_probs) - jnp.log(jnp.where(some, mass, 1)), FILTERED)
+        return jnp.where(some, left, -math.log(log_probs.shape[-1]))
+
+    return feature
+
+
+def abs_log_ratio(row: Row) -> Array:
+    """|logp - old_logp|; its gradient is 0 where both agree."""
+    return jnp.abs(jnp.clip(vocab.logp(row) - row.side["old_logp"], -20, 20))
+
+
+def weighted_logp(row: Row) -> Array:
+    """r logp with r = exp(logp - old_logp): minus the importance-sampled entropy. The gradient passes through both."""
+    return vocab.ratio(row) * vocab.logp(row)
+
+
+@needs_reference_logits
+def reverse_kl(row: Row) -> Array:
+    """KL(pi || ref) = sum_v p (log p - log q) over the whole vocabulary."""
+    return jnp.sum(row.probs * (row.log_probs - _reference(row)), axis=-1)
+
+
+@needs_reference_logits
+def forward_kl(row: Row) -> Array:
+    """KL(ref || pi) = sum_v q (log q - log p) over the whole vocabulary."""
+    log_q = _reference(row)
+    return jnp.sum(jnp.exp(log_q) * (log_q - row.log_probs), axis=-1)
+
+
+@needs_reference_logits
+def hellinger(row: Row) -> Array:
+    """Squared Hellinger distance 1 - sum_v sqrt(p q) to the reference policy, in [0, 1]."""
+    overlap = jnp.sum(jnp.exp(0.5 * (row.log_probs + _reference(row))), axis=-1)
+    return jnp.clip(1.0 - overlap, 0.0, 1.0)
+
+
+def _reference(row: Row) -> Float[Array, "... V"]:
+    return jax.nn.log_softmax(row.side["ref_logits"], axis=-1)
