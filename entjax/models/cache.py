@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from entjax.models.config import DecoderConfig
+from entjax.models.config import DecoderConfig, check_length
 
 CACHE_AXES = ("layers", "batch", "kv_heads", "slots", "head_dim")
 
@@ -22,21 +22,22 @@ class Cache:
 
 
 def init_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any = None) -> Cache:
-    """An empty cache for `batch` rows of at most `slots` tokens, in the compute dtype unless told otherwise."""
+    """An empty cache for `batch` rows of at most `slots` tokens, in the compute type by default."""
     if batch < 1 or slots < 1:
         raise ValueError(f"A cache needs at least one row and one slot; got batch {batch} and slots {slots}.")
+    check_length(config, slots)
     shape = (config.layers, batch, config.kv_heads, slots, config.head_dim)
     dtype = config.dtype if dtype is None else dtype
     return Cache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
 
 
 def take_rows(cache: Cache, rows: jax.Array) -> Cache:
-    """The cache of the given rows, in that order: forks a row that is named twice, drops one that is not named."""
+    """The cache of the given rows, in that order: a row named twice is forked, one not named is dropped."""
     return jax.tree.map(lambda x: jnp.take(x, rows, axis=1), cache)
 
 
 def write(cache: Cache, layer: Any, k: jax.Array, v: jax.Array, positions: jax.Array) -> Cache:
-    """Puts k, v [B, Hkv, T, h] of one layer into the slots `positions` [B, T]; positions outside [0, S) are dropped."""
+    """Puts k, v [B, Hkv, T, h] of a layer into the slots `positions` [B, T], except those outside [0, S)."""
     slots = cache.k.shape[3]
     # An index below zero would count from the end, so it is moved past the end, where it is dropped.
     slot = jnp.where(positions < 0, jnp.asarray(slots, positions.dtype), positions)

@@ -22,8 +22,8 @@ class Rope:
     """Rotary positions: the kind of scaling and its parameters, by the names that checkpoints use.
 
     Which fields matter: `linear` factor; `dynamic` none inside the context (see rope.py); `llama3` factor,
-    low_freq_factor, high_freq_factor, original_context; `yarn` factor, original_context, beta_fast, beta_slow,
-    attention_factor, mscale, mscale_all_dim, truncate.
+    low_freq_factor, high_freq_factor, original_context; `yarn` factor, original_context, beta_fast,
+    beta_slow, attention_factor, mscale, mscale_all_dim, truncate.
     """
 
     kind: str = "default"
@@ -59,7 +59,7 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """A decoder of the Llama family. `dtype` is what it computes in, `param_dtype` what its weights are kept in."""
+    """A decoder of the Llama family; it computes in `dtype` and keeps its weights in `param_dtype`."""
 
     vocab: int
     width: int
@@ -103,3 +103,12 @@ class DecoderConfig:
     def replace(self, **changes: Any) -> DecoderConfig:
         """The same decoder with some numbers changed, checked again."""
         return dataclasses.replace(self, **changes)
+
+
+def check_length(config: DecoderConfig, length: int) -> None:
+    """Refuses what rope.py does not compute: rows beyond the context of a checkpoint with dynamic rope."""
+    if config.rope.kind == "dynamic" and length > config.context:
+        raise ValueError(
+            f"Rows of {length} tokens go beyond the context of {config.context}; with rope scaling 'dynamic' the "
+            "frequencies would there depend on the other rows, so shorten the rows or use 'yarn' or 'linear'."
+        )

@@ -1,6 +1,7 @@
-"""The decoder: tokens in, hidden states out; plain functions over the weights of a layer, held together by one module.
+"""The decoder: tokens in, hidden states out; functions over the weights of a layer, held by one module.
 
-h_0 = E[tokens];  h' = h + O attention(norm(h));  h = h' + down(silu(gate(norm(h'))) * up(norm(h')));  out = norm(h_L).
+h_0 = E[tokens];  h' = h + O attention(norm(h));  h = h' + down(silu(gate(norm(h'))) * up(norm(h')));
+out = norm(h_L).
 Logits are made elsewhere, chunk by chunk, as `hidden @ model.head()`.
 """
 
@@ -15,21 +16,22 @@ from flax import nnx
 
 from entjax.models.attention import Memory, Place, along_last, attention, entropy_of_attention, rms_norm
 from entjax.models.cache import Cache
-from entjax.models.config import DecoderConfig, wide
+from entjax.models.config import DecoderConfig, check_length, wide
 from entjax.models.rope import cos_sin
 from entjax.models.weights import initial, layer_weights, outer_weights
 
 Constrain = Callable[[jax.Array, tuple[str, ...]], jax.Array]
 HIDDEN_AXES = ("batch", "sequence", "embed")
 
-# Up to this many tokens a one-hot matmul is the faster look-up, and its gradient is a matmul instead of a scatter.
+# Up to this many tokens a one-hot matmul is the faster look-up; its gradient is a matmul and no scatter.
 SMALL_VOCAB = 512
 
 
 class Decoder(nnx.Module):
     """A decoder whose only state is its weights: `graphdef, params = nnx.split(model)`.
 
-    `constrain(array, logical axes) -> array` lets a mesh pin the layout of the hidden states; None leaves it to XLA.
+    `constrain(array, logical axes) -> array` pins the layout of the hidden states on a mesh; None leaves it
+    to XLA.
     """
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, constrain: Constrain | None = None) -> None:
@@ -63,15 +65,18 @@ class Decoder(nnx.Module):
         window: int | None = None,
         attention_layer: int | None = None,
     ) -> Any:
-        """Hidden states [B, T, D] after the final norm, in the compute type, for tokens [B, T] at positions [B, T].
+        """Hidden states [B, T, D] after the final norm, in the compute type, for tokens at positions [B, T].
 
-        Without a cache token t looks at the tokens up to t of its row, or of its segment [B, T] in a packed row.
-        With a cache the new keys go to the slots `positions`, a query looks at the slots up to its own position, and
-        (hidden, cache) is returned; positions outside the cache are not written. `window` promises that all positions
-        are below it and reads no slot beyond. `attention_layer=l` appends the entropy [B, T] of that layer's attention.
+        Without a cache token t looks at the tokens up to t of its row, or of its segment [B, T] if packed.
+        With a cache the new keys go to the slots `positions`, a query looks at the slots up to its own
+        position, and (hidden, cache) is returned; positions outside the cache are not written. `window`
+        promises that all positions are below it, and no slot beyond is read. `attention_layer=l` appends the
+        entropy [B, T] of the attention of layer l.
         """
         config = self.config
         _check_call(config, segments, cache, window, attention_layer)
+        if cache is None and segments is None:
+            check_length(config, tokens.shape[1])
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
         mask = _causal(tokens.shape[1], segments) if cache is None else _filled(positions, cache, window)
@@ -107,7 +112,7 @@ def gated_mlp(weights: dict[str, jax.Array], x: jax.Array, config: DecoderConfig
 
 
 def _layer(config: DecoderConfig, place: Place, window: int | None, constrain: Constrain | None) -> Callable:
-    """One layer as (weights, x, cache, layer index, entropy wanted) -> (x, cache, entropy of its attention or None)."""
+    """One layer as (weights, x, cache, index, entropy wanted) -> (x, cache, entropy of attention or None)."""
 
     def pin(x: jax.Array) -> jax.Array:
         return x if constrain is None else constrain(x, HIDDEN_AXES)
@@ -122,7 +127,7 @@ def _layer(config: DecoderConfig, place: Place, window: int | None, constrain: C
     if config.remat == "none":
         return body
     policy = None if config.remat == "full" else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    # A scan keeps forward and backward apart by itself, so the guard against merging them again would only cost.
+    # A scan keeps forward and backward apart by itself; the guard against merging them would only cost.
     return jax.checkpoint(body, policy=policy, prevent_cse=not config.scan_layers, static_argnums=(4,))
 
 
@@ -138,7 +143,7 @@ def _unrolled(body: Callable, weights: dict, x: jax.Array, cache: Cache | None, 
 def _scanned(body: Callable, weights: dict, x: jax.Array, cache: Cache | None, wanted: int | None) -> tuple:
     """The layers as one scan over stacked weights: one compiled layer, whatever their number.
 
-    The cache is carried whole and written in place; as a scanned input and output it would be copied at each call.
+    The cache is carried whole and written in place; as a scanned input and output it would be copied.
     """
 
     def step(carry: tuple, scanned: tuple) -> tuple:

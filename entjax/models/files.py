@@ -1,4 +1,4 @@
-"""Safetensors files on disk: which tensor is where, read one at a time, written in shards; everything else is refused."""
+"""Safetensors files: which tensor is where, read one at a time, written in shards; all else is refused."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def _placed_by_index(folder: Path) -> dict[Path, list[str] | None]:
         # A name with a folder in it could point anywhere on this machine.
         if not isinstance(file, str) or "/" in file or "\\" in file or not file.endswith(".safetensors"):
             raise CheckpointError(
-                f"{folder / INDEX} places {name} in {file!r}; only plain names of safetensors files in the same folder "
-                "are followed."
+                f"{folder / INDEX} places {name} in {file!r}; only plain names of safetensors files "
+                "in the same folder are followed."
             )
         names = placed.setdefault(folder / file, [])
         assert names is not None
@@ -100,8 +100,8 @@ def _files_without_index(folder: Path) -> list[Path]:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
-            f"{folder} holds {_some(pickles)}, a pickle, and opening a pickle runs whatever code its author put in; "
-            "entjax reads safetensors only. Convert it where you trust it: "
+            f"{folder} holds {_some(pickles)}, a pickle, and opening a pickle runs whatever code its author "
+            "put in; entjax reads safetensors only. Convert it where you trust it: "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)."
         )
     raise CheckpointError(
@@ -123,7 +123,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
 
 
 def check_tensors(folder: Path, found: Mapping[str, Stored], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Every expected tensor is there in its shape and as floats, and nothing else that would change the model."""
+    """Every expected tensor is there, in its shape and as floats, and nothing else that changes the model."""
     absent = sorted(set(expected) - set(found))
     if absent:
         raise CheckpointError(
@@ -142,8 +142,8 @@ def check_tensors(folder: Path, found: Mapping[str, Stored], expected: Mapping[s
             )
         if found[name].dtype not in FLOATS:
             raise CheckpointError(
-                f"{name} in {found[name].path} is stored as {found[name].dtype}; entjax trains floating-point weights "
-                f"({', '.join(FLOATS)}), so take the checkpoint that is not quantised."
+                f"{name} in {found[name].path} is stored as {found[name].dtype}; entjax trains weights in "
+                f"floating point ({', '.join(FLOATS)}), so take the checkpoint that is not quantised."
             )
 
 
@@ -159,7 +159,7 @@ def write_shards(
     itemsize: int,
     limit: int,
 ) -> None:
-    """Writes the tensors, made one at a time by `get`, into files of at most `limit` bytes (or one tensor) each."""
+    """Writes the tensors, made one at a time by `get`, into files of at most `limit` bytes or one tensor."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""Hugging Face folders to decoders and back, one tensor in memory at a time, sharded from the first byte if asked."""
+"""Hugging Face folders to decoders and back, one tensor at a time, sharded from the first byte if asked."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from entjax.models.config import DecoderConfig
 from entjax.models.decoder import Decoder
 from entjax.models.files import (
     CheckpointError,
+    Stored,
     check_tensors,
     open_tensors,
     read_json,
@@ -31,15 +32,15 @@ SHARD_BYTES = 4 * 2**30
 
 
 def abstract_params(config: DecoderConfig) -> Any:
-    """The parameter tree with shapes and types only: what `shardings` are made from before anything is loaded."""
+    """The parameter tree with shapes and types only, to make `shardings` from before anything is loaded."""
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))[1]
 
 
 def load_hf(folder: str | Path, *, shardings: Any = None, **changes: Any) -> Decoder:
     """The decoder in a Hugging Face folder (config.json and safetensors).
 
-    `changes` are fields of DecoderConfig: dtype, param_dtype (both float32 unless told otherwise), scan_layers, remat.
-    `shardings` is a tree like `abstract_params(config)` of jax shardings; each process then keeps only its own part.
+    `changes` are fields of DecoderConfig: dtype and param_dtype (float32 by default), scan_layers, remat.
+    `shardings` is a tree like `abstract_params(config)` of shardings; a process then keeps only its own part.
     """
     folder = Path(folder)
     config = load_config(folder, **changes)
@@ -57,6 +58,8 @@ def load_hf(folder: str | Path, *, shardings: Any = None, **changes: Any) -> Dec
             tensors = (_from_stored(files[found[n].path].get_tensor(n), weight, config) for n in names)
             return _assemble(tensors, leaf.shape, leaf.dtype, sharding, stacked=leaf.ndim > len(weight.axes))
 
+        if config.tied:
+            _check_tied(folder, found, files)
         trees = (empty,) if shardings is None else (empty, shardings)
         params = jax.tree_util.tree_map_with_path(fill, *trees)
     return nnx.merge(graphdef, params)
@@ -80,7 +83,7 @@ def save_hf(
     dtype: Any = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes config.json and safetensors that transformers opens; `tokenizer_from` is a folder to copy the tokenizer of.
+    """Writes config.json and safetensors that transformers opens, with the tokenizer of `tokenizer_from`.
 
     Every process of a run calls it, the first one writes. `dtype` converts the weights, e.g. to bfloat16.
     """
@@ -114,6 +117,16 @@ def save_hf(
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 
 
+def _check_tied(folder: Path, found: dict[str, Stored], files: dict[Path, Any]) -> None:
+    """A tied checkpoint may carry its head along, but then it must be the embedding."""
+    names = (OUTER["embedding"].source, OUTER["unembedding"].source)
+    if names[1] in found and not np.array_equal(*(files[found[n].path].get_tensor(n) for n in names)):
+        raise CheckpointError(
+            f"config.json in {folder} ties the head to the embedding and {names[1]} is another matrix; "
+            "set tie_word_embeddings to false in config.json if the head was meant to be used."
+        )
+
+
 def _token_ids(source: Path) -> dict[str, Any]:
     """The special token ids that generation needs, from the folder that the tokenizer came from."""
     if not (source / "config.json").is_file():
@@ -123,7 +136,7 @@ def _token_ids(source: Path) -> dict[str, Any]:
 
 
 def _stored(config: DecoderConfig) -> dict[str, tuple[Weight, tuple[int, ...]]]:
-    """Name in the checkpoint -> the weight and the shape that it is stored in, outer weights first, layer by layer."""
+    """Name in the checkpoint -> the weight and its shape there; outer weights first, then layer by layer."""
     weights = {weight.source: weight for weight in outer_weights(config).values()}
     for layer in range(config.layers):
         weights |= {f"model.layers.{layer}.{w.source}": w for w in layer_weights(config).values()}
@@ -143,7 +156,7 @@ def _stored_shape(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
 
 
 def _sources(path: tuple[Any, ...], config: DecoderConfig) -> tuple[Weight, list[str]]:
-    """The weight at a path of the parameter tree, and the names of the tensors it is made of (one a layer if stacked)."""
+    """The weight at a path of the parameter tree, and the tensors it is made of (one a layer if stacked)."""
     name = weight_name(path)
     if name in OUTER:
         return OUTER[name], [OUTER[name].source]
@@ -186,7 +199,7 @@ def _assemble(tensors: Any, shape: tuple[int, ...], dtype: Any, sharding: Any, s
 
 
 def _fetch(array: jax.Array) -> np.ndarray:
-    """The whole array on this host, gathered from the other processes where it is spread over them."""
+    """The whole array on this host, gathered from the other processes if it is spread over them."""
     if array.is_fully_addressable:
         return np.asarray(array)
     from jax.experimental import multihost_utils  # only runs of several processes need it

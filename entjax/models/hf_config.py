@@ -1,4 +1,4 @@
-"""config.json of a Hugging Face checkpoint to a DecoderConfig and back; what entjax cannot compute is refused."""
+"""config.json of a Hugging Face checkpoint to a DecoderConfig and back, or a refusal that says why."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ROPE_USES = {
 
 
 def config_from_hf(raw: Mapping[str, Any], **changes: Any) -> DecoderConfig:
-    """The DecoderConfig of a parsed config.json; `changes` are fields that no checkpoint knows (dtype, remat, ...)."""
+    """The DecoderConfig of a parsed config.json; `changes` are what no checkpoint knows (dtype, remat, ...)."""
     family = _family(raw)
     _check_plain(raw, family)
     width, heads = _whole(raw, "hidden_size"), _whole(raw, "num_attention_heads")
@@ -130,15 +130,15 @@ def _check_plain(raw: Mapping[str, Any], family: str) -> None:
         )
     if raw.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise CheckpointError(
-            f"config.json turns only a part of each head (partial_rotary_factor {raw['partial_rotary_factor']}); "
-            "entjax turns whole heads."
+            f"config.json turns only a part of each head, {raw['partial_rotary_factor']} of it "
+            "(partial_rotary_factor); entjax turns whole heads."
         )
     if not _slides(raw, family):
         return
     raise CheckpointError(
-        f"config.json asks for a sliding attention window of {raw.get('sliding_window', 4096)} tokens in a context of "
-        f"{raw.get('max_position_embeddings')}, which entjax does not compute. If you never go beyond the window, set "
-        "max_position_embeddings to the window in config.json: up to there the two are the same."
+        f"config.json asks for a sliding attention window of {raw.get('sliding_window', 4096)} tokens in a "
+        f"context of {raw.get('max_position_embeddings')}, which entjax does not compute. If you never go beyond "
+        "the window, set max_position_embeddings to it in config.json: up to there the two are the same."
     )
 
 

@@ -15,8 +15,8 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> tuple[np.ndarray, float]:
     """Inverse frequencies [head_dim / 2] in float32, and the factor on cos and sin (1 except for yarn).
 
     default: w_i = theta^(-2i/h). linear: w_i / factor. llama3, yarn: see below.
-    dynamic: checkpoints of this kind change theta only beyond their context, and then by the longest sequence of the
-    batch, which would make a row depend on its neighbours; entjax keeps to the context, where it equals the default.
+    dynamic: such checkpoints change theta only beyond their context, and then by the longest sequence of the
+    batch, so that a row would depend on its neighbours; entjax keeps to the context, where it is the default.
     """
     # float32 throughout, as the checkpoints were trained: at position 30,000 the rounding of w_i is visible.
     exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
@@ -43,7 +43,7 @@ def _llama3(rope: Rope, base: np.ndarray) -> np.ndarray:
 
 
 def _yarn(rope: Rope, base: np.ndarray, head_dim: int) -> np.ndarray:
-    """Dimensions that turn more than beta_fast times in the original context are kept, fewer than beta_slow slowed.
+    """Dimensions with more than beta_fast turns in the original context are kept, under beta_slow slowed.
 
     d(n) = h ln(original_context / (2 pi n)) / (2 ln theta) is the dimension with n turns; the ramp
     r_i = clip((i - d(beta_fast)) / (d(beta_slow) - d(beta_fast)), 0, 1) blends w' = r w / factor + (1 - r) w.

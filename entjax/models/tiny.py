@@ -16,7 +16,7 @@ def tiny(
     context: int = 256,
     **changes: Any,
 ) -> DecoderConfig:
-    """The config of a small float32 decoder with unrolled layers and a tied head; `changes` replace any other field.
+    """A small float32 decoder with unrolled layers and a tied head; `changes` replace any other field.
 
     The defaults give some 150,000 parameters: `Decoder(tiny(vocab=19), rngs=nnx.Rngs(0))`.
     """

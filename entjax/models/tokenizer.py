@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint folder: opened through transformers, without torch and without running its code."""
+"""The tokenizer of a checkpoint folder, opened by transformers, without torch and without its own code."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FILES = (
 
 
 def load_tokenizer(folder: str | Path, vocab: int | None = None) -> Any:
-    """The folder's transformers tokenizer, its chat template included; `vocab` checks it against the embedding."""
+    """The folder's tokenizer, chat template included; `vocab` checks it against the rows of the embedding."""
     folder = Path(folder)
     if not any(
         (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
     ):
         raise CheckpointError(
-            f"{folder} holds no tokenizer.json; copy the tokenizer files of the model that the checkpoint came from."
+            f"{folder} holds no tokenizer.json; copy the tokenizer files of the model it came from."
         )
     from transformers import AutoTokenizer  # takes seconds to import
 

@@ -1,4 +1,4 @@
-"""The weights of a decoder, each declared once: its logical axes, how it starts, and its name in a checkpoint."""
+"""The weights of a decoder, each declared once: logical axes, first values, name in a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ EMBEDDING_STD = 0.02
 
 
 class Weight(NamedTuple):
-    """One weight. The shape follows from the axes; `summed` of the leading ones are contracted with the input.
+    """One weight. Its shape follows from its axes; the first `summed` are contracted with the input.
 
-    Checkpoints keep a matrix as [outputs, inputs] and a vector or an embedding as it is: `summed = 0` says "as it is".
+    Checkpoints keep a matrix as [outputs, inputs]; vectors and the embedding, summed = 0, are kept as here.
     """
 
     axes: tuple[str, ...]
@@ -87,7 +87,7 @@ def shape_of(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
 
 
 def initial(name: str, weight: Weight, config: DecoderConfig, key: jax.Array) -> jax.Array:
-    """Norms 1, biases 0, matrices normal with std fan_in^-1/2; what writes to the residual stream is smaller by (2L)^-1/2."""
+    """Norms 1, biases 0, matrices normal with std fan_in^-1/2, by (2L)^-1/2 if they write to the residual."""
     shape, dtype = shape_of(weight, config), config.param_dtype
     if name.endswith("norm"):
         return jnp.ones(shape, dtype)
@@ -100,13 +100,13 @@ def initial(name: str, weight: Weight, config: DecoderConfig, key: jax.Array) ->
 
 
 def weight_name(path: tuple[Any, ...]) -> str:
-    """The table's name of a leaf, from its path in a parameter tree (or in an optimizer state that mirrors one)."""
+    """A leaf's name in the tables, from its path in a parameter tree or an optimizer state like one."""
     names = [entry.key for entry in path if isinstance(entry, DictKey) and isinstance(entry.key, str)]
     return names[-1] if names else ""
 
 
 def logical_axes(params: Any) -> Any:
-    """A tree like `params` with the tuple of logical axis names at each weight; stacked layers begin with "layers".
+    """A tree like `params` with the logical axis names of each weight; stacked ones begin with "layers".
 
     Also for optimizer states: leaves that mirror a weight get its axes, scalars get ().
     """
@@ -115,7 +115,7 @@ def logical_axes(params: Any) -> Any:
         if leaf.ndim == 0:
             return ()
         name = weight_name(path)
-        weight = OUTER.get(name) if len(path) < 2 or name in OUTER else LAYER.get(name)
+        weight = OUTER.get(name) or LAYER.get(name)
         if weight is None or leaf.ndim - len(weight.axes) not in (0, 1):
             raise ValueError(
                 f"{jax.tree_util.keystr(path)} with shape {leaf.shape} is not a weight of entjax's decoder."

@@ -1,4 +1,4 @@
-"""Small checkpoints of every supported family, made from integers, so that they are the same on every machine."""
+"""Small checkpoints of every supported family, the same to the bit on every machine."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,13 @@ LLAMA3 = {
     "original_max_position_embeddings": 20,
 }
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
-YARN_ALL = YARN | {"mscale": 0.7, "mscale_all_dim": 0.4, "beta_fast": 2.0, "beta_slow": 0.5, "truncate": False}
+YARN_ALL = YARN | {
+    "mscale": 0.7,
+    "mscale_all_dim": 0.4,
+    "beta_fast": 2.0,
+    "beta_slow": 0.5,
+    "truncate": False,
+}
 
 FAMILIES = {
     "llama": _llama(tie_word_embeddings=False),
@@ -58,7 +64,9 @@ FAMILIES = {
     "qwen3": _qwen3(head_dim=12, tie_word_embeddings=True),
     "qwen3_biases": _qwen3(head_dim=10, attention_bias=True, tie_word_embeddings=False),
     "qwen3_yarn": _qwen3(head_dim=16, tie_word_embeddings=False, rope_scaling=YARN_ALL),
-    "mistral": _raw("mistral", "MistralForCausalLM", sliding_window=None, head_dim=6, tie_word_embeddings=False),
+    "mistral": _raw(
+        "mistral", "MistralForCausalLM", sliding_window=None, head_dim=6, tie_word_embeddings=False
+    ),
 }
 
 
@@ -93,7 +101,9 @@ def shapes_of(raw):
 def noise(count, seed):
     """`count` numbers in [-1, 1) by splitmix64: integer arithmetic, so every machine agrees on every bit."""
     with np.errstate(over="ignore"):
-        z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed * 7919 + 1)
+        z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(
+            seed * 7919 + 1
+        )
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
@@ -118,7 +128,11 @@ def write_checkpoint(folder, raw, tensors=None):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(raw))
-    save_file(tensors_of(raw) if tensors is None else tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        tensors_of(raw) if tensors is None else tensors,
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     return folder
 
 
