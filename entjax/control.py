@@ -20,6 +20,9 @@ Target = float | Callable[[Any], Any]
 class Controller(NamedTuple):
     init: Callable[[], Any]
     update: Callable[[Any, Any], tuple[Any, Any]]
+    measure: str = (
+        "shannon"  # which entropy it wants to see: "shannon", or "nll" = -mean log-prob of the sampled tokens
+    )
 
 
 class Count(NamedTuple):
@@ -32,6 +35,13 @@ class PIDState(NamedTuple):
     integral: Float[Array, ""]
     previous: Float[Array, ""]  # the last error
     count: Int[Array, ""]
+
+
+class Switched(NamedTuple):
+    """A coefficient and whether the next step applies it."""
+
+    coef: Float[Array, ""]
+    enabled: Float[Array, ""]  # 1 or 0
 
 
 class Level(NamedTuple):
@@ -55,6 +65,13 @@ def as_controller(value: float | Callable | Controller) -> Controller:
     if isinstance(value, Controller):
         return value
     return schedule(value) if callable(value) else constant(value)
+
+
+def measuring(measure: str, controller: Controller) -> Controller:
+    """The same controller, fed with another estimate of the entropy: "shannon" (exact) or "nll" (of the sampled tokens)."""
+    if measure not in ("shannon", "nll"):
+        raise ValueError(f"measure must be 'shannon' or 'nll', got {measure!r}.")
+    return controller._replace(measure=measure)
 
 
 def constant(value: float) -> Controller:
@@ -96,34 +113,54 @@ def pid(
     *,
     low: float = 0.0,
     high: float = 1.0,
-    bias: float = 0.0,
+    bias: float | None = None,
     ema: float = 0.0,
 ) -> Controller:
     """u = clip(bias + kp e + ki sum(e) + kd (e - e_before), low, high), e = target - measurement.
 
-    Anti-windup: the sum is cut back to where the output leaves its bound, so the first error of the other sign moves the
-    output. `ema` smooths the error: e <- ema * e_before + (1 - ema) * e.
+    Gains are positive where a larger u raises the measurement (an entropy coefficient), negative where it lowers it (a KL
+    coefficient). `bias` is the output without error: 0, or the bound next to it. `ema` smooths e <- ema e_before + (1 - ema) e.
+
+    Anti-windup: the sum grows only to where bias + kp e + ki sum(e) meets the bound, and not at all beyond it, so the first
+    error of the other sign moves the output off its bound. A measurement that is not finite counts as no error.
     """
-    if not low < high:
-        raise ValueError(f"A controller needs low < high, got low={low}, high={high}.")
-    if ki < 0 or kp < 0 or kd < 0 or not 0 <= ema < 1:
-        raise ValueError(f"Gains must be >= 0 and 0 <= ema < 1, got kp={kp}, ki={ki}, kd={kd}, ema={ema}.")
+    sign = _check_pid(kp, ki, kd, low, high, ema)
+    rest = float(min(max(0.0, low), high)) if bias is None else bias
+    if not low <= rest <= high:
+        raise ValueError(f"A controller needs low <= bias <= high, got low={low}, bias={bias}, high={high}.")
 
     def update(measurement, state):
-        error = _at(target, state.count) - jnp.asarray(measurement, jnp.float32)
+        error = sign * (_at(target, state.count) - jnp.asarray(measurement, jnp.float32))
+        error = jnp.where(jnp.isfinite(error), error, 0.0)
         first = state.count == 0
         smooth = ema * jnp.where(first, error, state.previous) + (1.0 - ema) * error
         change = jnp.where(first, jnp.zeros_like(smooth), smooth - state.previous)
-        direct = bias + kp * smooth + kd * change
+        direct = rest + abs(kp) * smooth
         integral = state.integral + smooth
-        if ki > 0:
-            below = jnp.minimum((low - direct) / ki, jnp.minimum(state.integral, 0.0))
-            above = jnp.maximum((high - direct) / ki, jnp.maximum(state.integral, 0.0))
-            integral = jnp.clip(integral, below, above)
-        value = jnp.clip(direct + ki * integral, low, high)
+        if ki:
+            room_below, room_above = (low - direct) / abs(ki), (high - direct) / abs(ki)
+            integral = jnp.where(
+                smooth > 0,
+                jnp.minimum(integral, jnp.maximum(room_above, state.integral)),
+                jnp.maximum(integral, jnp.minimum(room_below, state.integral)),
+            )
+        value = jnp.clip(direct + abs(ki) * integral + abs(kd) * change, low, high)
         return value, PIDState(integral, smooth, state.count + 1)
 
     return Controller(lambda: PIDState(_zero(), _zero(), jnp.zeros((), jnp.int32)), update)
+
+
+def _check_pid(kp: float, ki: float, kd: float, low: float, high: float, ema: float) -> float:
+    """The common sign of the gains."""
+    if not low < high:
+        raise ValueError(f"A controller needs low < high, got low={low}, high={high}.")
+    gains = [gain for gain in (kp, ki, kd) if gain]
+    if not gains or min(gains) < 0 < max(gains) or not 0 <= ema < 1:
+        raise ValueError(
+            "A controller needs a gain that is not 0, gains of one sign (negative: a larger output lowers the measurement) and "
+            f"0 <= ema < 1, got kp={kp}, ki={ki}, kd={kd}, ema={ema}."
+        )
+    return 1.0 if gains[0] > 0 else -1.0
 
 
 def pi(
@@ -133,7 +170,7 @@ def pi(
     *,
     low: float = 0.0,
     high: float = 1.0,
-    bias: float = 0.0,
+    bias: float | None = None,
     ema: float = 0.0,
 ) -> Controller:
     """Proportional-integral control: `pid` without the derivative."""
@@ -166,6 +203,63 @@ def staircase(
         return value, Level(value, state.count + 1)
 
     return Controller(lambda: Level(jnp.asarray(initial, jnp.float32), jnp.zeros((), jnp.int32)), update)
+
+
+def skywork(
+    target: float = 0.2,
+    *,
+    delta: float = 1e-4,
+    low: float = 0.0,
+    high: float = 5e-3,
+    initial: float = 0.0,
+    measure: str = "nll",
+) -> Controller:
+    """Skywork-OR1's coefficient, as released: uses c e, then c <- clip(c +- delta) and e <- 1[H < target], + iff H < target.
+
+    The value of a step comes from the steps before. Above the target the term is off at once (e = 0) while c winds down by delta
+    a step, so it comes back with about the strength it had. Starts with e = 1.
+    """
+    return _switched(_Switch(target, delta, low, high, initial, 1.0, lambda H, goal: goal > H), measure)
+
+
+def trl_adaptive(
+    target: float = 0.2,
+    *,
+    delta: float = 5e-3,
+    low: float = 0.0,
+    high: float = 1.0,
+    initial: float = 0.0,
+    measure: str = "shannon",
+) -> Controller:
+    """TRL's: as `skywork`, but + and e = 1 iff H <= target, and off in the first step (no entropy was seen yet)."""
+    return _switched(_Switch(target, delta, low, high, initial, 0.0, lambda H, goal: goal >= H), measure)
+
+
+class _Switch(NamedTuple):
+    target: float
+    delta: float
+    low: float
+    high: float
+    initial: float
+    enabled: float
+    wants_more: Callable[[Any, Any], Any]
+
+
+def _switched(rule: _Switch, measure: str) -> Controller:
+    _positive("delta", rule.delta)
+    if not rule.low <= rule.initial <= rule.high:
+        raise ValueError(f"initial={rule.initial} lies outside [{rule.low}, {rule.high}].")
+
+    def init():
+        return Switched(jnp.asarray(rule.initial, jnp.float32), jnp.asarray(rule.enabled, jnp.float32))
+
+    def update(measurement, state):
+        more = rule.wants_more(jnp.asarray(measurement, jnp.float32), jnp.float32(rule.target))
+        coef = state.coef + jnp.where(more, jnp.float32(rule.delta), jnp.float32(-rule.delta))
+        new = Switched(jnp.clip(coef, rule.low, rule.high), more.astype(jnp.float32))
+        return state.coef * state.enabled, new
+
+    return measuring(measure, Controller(init, update))
 
 
 def _positive(name: str, value: float) -> None:

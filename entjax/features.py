@@ -50,7 +50,7 @@ def nucleus(log_probs: Float[Array, "... V"], p: float, include_crossing: bool) 
     return log_probs >= crossing
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def top_p_entropy(p: float, include_crossing: bool = True) -> Feature:
     """Entropy of the policy cut to its nucleus and renormalised: -sum_I q log q, q = p 1_I / sum_I p; 0 for an empty nucleus.
 
@@ -73,7 +73,7 @@ def top_p_entropy(p: float, include_crossing: bool = True) -> Feature:
     return feature
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def tempered_logp(temperature: float) -> Feature:
     """log softmax(l / temperature) at the sampled token: the same policy, flatter (> 1) or sharper (< 1)."""
     if not temperature > 0:
@@ -81,7 +81,7 @@ def tempered_logp(temperature: float) -> Feature:
     return lambda row: row.pick(jax.nn.log_softmax(row.logits / temperature, axis=-1))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def min_p_logp(kappa: float, rule: str = "minp") -> Feature:
     """log-prob of the sampled token after a filter and renormalisation; -1e4 for a token that the filter removes.
 
@@ -104,11 +104,6 @@ def min_p_logp(kappa: float, rule: str = "minp") -> Feature:
         return jnp.where(some, left, -math.log(log_probs.shape[-1]))
 
     return feature
-
-
-def abs_log_ratio(row: Row) -> Array:
-    """|logp - old_logp|; its gradient is 0 where both agree."""
-    return jnp.abs(jnp.clip(vocab.logp(row) - row.side["old_logp"], -20, 20))
 
 
 def weighted_logp(row: Row) -> Array:

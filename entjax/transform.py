@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from entjax import conflicts
+from entjax import conflicts, masked
 from entjax.control import Controller, as_controller
 from entjax.types import Signal
 
@@ -50,9 +50,17 @@ def stateless(name: str, f: Callable[[Any, Any], Any], **about) -> Transform:
     return tunable(name, f, {}, **about)
 
 
-def tunable(name: str, f: Callable[..., Any], hyper: Mapping[str, Any], **about) -> Transform:
+def tunable(
+    name: str,
+    f: Callable[..., Any],
+    hyper: Mapping[str, Any],
+    *,
+    measure: Callable[[Any], jax.Array] | None = None,
+    **about,
+) -> Transform:
     """A transform from `f(payload, context, **values) -> payload` whose hyperparameters may each be a number, a schedule or a
-    Controller fed with the measured policy entropy. Values that change are reported as "<name>/<hyperparameter>"."""
+    Controller. Controllers are fed with `measure(context)`, without it with the policy entropy in the way that they ask for
+    (`Controller.measure`). Values that change are reported as "<name>/<hyperparameter>"."""
     controllers = {key: as_controller(value) for key, value in hyper.items() if is_dynamic(value)}
     constants = {key: value for key, value in hyper.items() if key not in controllers}
 
@@ -65,7 +73,8 @@ def tunable(name: str, f: Callable[..., Any], hyper: Mapping[str, Any], **about)
         new_state, values = {}, {}
         for key, controller in controllers.items():
             old = state[key] if key in (state or {}) else controller.init()
-            values[key], new = controller.update(measured_entropy(context), old)
+            seen = measured_entropy(context, controller.measure) if measure is None else measure(context)
+            values[key], new = controller.update(seen, old)
             if jax.tree.leaves(new):
                 new_state[key] = new
         payload = f(payload, context, **constants, **values)
@@ -81,12 +90,18 @@ def is_dynamic(value: Any) -> bool:
     return isinstance(value, Controller) or callable(value)
 
 
-def measured_entropy(context) -> jax.Array:
-    """Mean policy entropy in nats over the sampled tokens: the current policy's if some transform reads it, else as sampled."""
+def measured_entropy(context, measure: str = "shannon") -> jax.Array:
+    """Mean policy entropy in nats over the sampled tokens.
+
+    "shannon": of the whole distribution, the current policy's if some transform reads it, else as sampled. "nll": -mean old_logp,
+    which needs no distribution; unbiased for samples of the policy itself, noisier (AEPO, DCPO, Skywork-OR1).
+    """
     rollout = context.rollout
-    entropy = context.stats["entropy"] if "entropy" in context.stats else rollout.entropy
-    total = jnp.where(rollout.mask, entropy, jnp.zeros_like(entropy)).sum()
-    return total / jnp.maximum(rollout.mask.sum(), 1).astype(total.dtype)
+    if measure == "nll":
+        entropy = -rollout.old_logp
+    else:
+        entropy = context.stats.get("entropy", rollout.entropy)
+    return masked.mean(entropy, rollout.mask)
 
 
 def chain(*transforms: Transform, name: str = "chain") -> Transform:
@@ -103,7 +118,7 @@ def chain(*transforms: Transform, name: str = "chain") -> Transform:
     def update(payload, state, context):
         new_state = {}
         for part in parts:
-            old = state[part.name] if part.name in state else ()
+            old = state.get(part.name, ())
             payload, new = part.update(payload, old, context.enter(part.name))
             if jax.tree.leaves(new):
                 new_state[part.name] = new
