@@ -45,9 +45,11 @@ class Transform(NamedTuple):
     parts: tuple[Transform, ...] | None = None  # the members of a chain
 
 
-def stateless(name: str, f: Callable[[Any, Any], Any], **about) -> Transform:
-    """A transform without state from `f(payload, context) -> payload`."""
-    return tunable(name, f, {}, **about)
+def stateless(
+    name: str, f: Callable[[Any, Any], Any], *, hyper: Mapping[str, Any] = NOTHING, **about
+) -> Transform:
+    """A transform without state from `f(payload, context) -> payload`; `hyper` only tells `entjax methods` about it."""
+    return tunable(name, f, {}, **about)._replace(hyper=MappingProxyType(dict(hyper)))
 
 
 def tunable(
