@@ -7,11 +7,15 @@ from entjax import (
     control,
     kl,
     masked,
+    models,
     regularizers,
+    rollouts,
     surrogates,
+    tasks,
     vocab,
     weights,
 )
+from entjax.config import Config
 from entjax.control import Controller
 from entjax.loss import Objective, policy_loss
 from entjax.step import TrainState, init_train_state, make_score, make_train_step

@@ -52,19 +52,21 @@ def k2() -> Estimator:
     return Estimator("k2", lambda d: 0.5 * d**2)
 
 
-@functools.lru_cache(None)
 def k3(log_clip: float = 20.0, value_clip: float = 10.0) -> Estimator:
     """exp(d) - d - 1: unbiased, never negative. d is clipped to +-log_clip, the value to +-value_clip."""
     if not (log_clip > 0 and value_clip > 0):
         raise ValueError(f"k3's clamps must be positive, got log_clip={log_clip}, value_clip={value_clip}.")
+    return _k3(float(log_clip), float(value_clip))
 
+
+@functools.lru_cache(None)
+def _k3(log_clip: float, value_clip: float) -> Estimator:
     def value(d):
         d = jnp.clip(d, -log_clip, log_clip)
         return jnp.clip(jnp.exp(d) - d - 1.0, -value_clip, value_clip)
 
-    return Estimator(
-        "k3" if (log_clip, value_clip) == (20.0, 10.0) else f"k3_{log_clip:g}_{value_clip:g}", value
-    )
+    usual = (log_clip, value_clip) == (20.0, 10.0)
+    return Estimator("k3" if usual else f"k3_{log_clip:g}_{value_clip:g}", value)
 
 
 @functools.lru_cache(None)
@@ -105,7 +107,9 @@ def _feature(estimator: Estimator, against: str, corrected: bool) -> vocab.Featu
     return kl
 
 
-def adaptive(initial: float = 0.2, target: float = 6.0, horizon: float = 10_000, n: float = 256) -> Controller:
+def adaptive(
+    initial: float = 0.2, target: float = 6.0, horizon: float = 10_000, n: float = 256
+) -> Controller:
     """The coefficient after each update, fed with the measured KL; `n` sequences are seen per update (verl's defaults)."""
     if not (initial > 0 and target > 0 and horizon > 0 and 0 < 0.2 * n < horizon):
         raise ValueError(

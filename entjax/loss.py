@@ -21,8 +21,6 @@ from entjax.surrogates import Surrogate, ppo_clip, sees_whole_rows
 from entjax.transform import Transform, chain, identity
 from entjax.types import Rollout, Signal
 
-MAX_LOG_RATIO = 20.0
-
 
 class Objective:
     """What to optimise: two chains and a surrogate. An objective that names no average gets `averages.token_mean()`."""
@@ -97,9 +95,8 @@ class LossOutput(NamedTuple):
 
 
 def log_ratios(logp: Array, old_logp: Array, mask: Array) -> Array:
-    """log(pi_theta / pi_old), clipped to +-20, 0 outside the mask."""
-    safe = jnp.where(mask, logp - old_logp.astype(logp.dtype), 0)
-    return jnp.clip(safe, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    """log(pi_theta / pi_old), 0 outside the mask. Not clipped: that would cut the gradient of surrogates that are linear in it."""
+    return jnp.where(mask, logp - old_logp.astype(logp.dtype), 0)
 
 
 def token_losses(

@@ -8,6 +8,7 @@ any number of processes.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +18,8 @@ from entjax.tasks.task import Example, Task
 
 
 class PromptStream:
-    """`next()` gives this process's examples of the next batch; `state()` and `restore()` are the position as
-    plain data.
+    """`next()` gives the examples of the next batch; `state()` and `restore()` are the position as plain
+    data.
     """
 
     def __init__(self, read: Callable[[int], Example], identity: dict[str, Any], share: _Share):
@@ -33,10 +34,16 @@ class PromptStream:
         self._position += self._share.batch
         return batch
 
+    def take(self, count: int) -> list[Example]:
+        """The next `count` examples, for a strategy that replaces prompts; for a stream that one process reads alone."""
+        if self._share.local != self._share.batch:
+            raise ValueError("take() is for one process: several would move their positions apart.")
+        examples = [self._read(self._position + i) for i in range(count)]
+        self._position += count
+        return examples
+
     def at(self, position: int) -> list[Example]:
-        """This process's examples of the batch that begins at `position`, counted in prompts over all
-        processes.
-        """
+        """This process's examples of the batch that begins at prompt number `position` of all processes."""
         start, local = position + self._share.first, self._share.local
         return [self._read(index) for index in range(start, start + local)]
 
@@ -79,8 +86,7 @@ def prompts(
     process_index: int = 0,
     process_count: int = 1,
 ) -> PromptStream:
-    """Batches of `batch` examples (over all processes) of a task, of rows read by `jsonl`, `parquet` or
-    `tfds`, or of a plain list.
+    """Batches of `batch` examples (over all processes) of a task, of rows of files, or of a plain list.
 
     A finite source is shuffled by grain, differently in each epoch, and repeated for ever; epochs follow one
     another without a gap, so that no row is dropped. An endless task is read in its own order: its examples
@@ -97,14 +103,15 @@ def prompts(
     if not 0 <= seed < 2**32:
         raise ValueError(f"prompts(seed={seed}): the seed must be between 0 and 2**32 - 1.")
     name, size, read = _reader(source)
-    if size is not None:
-        rows = grain.MapDataset.range(size).seed(seed).shuffle().repeat()
-        read_row = read
-        read = lambda index: read_row(int(rows[index]))  # noqa: E731  the shuffled order on top of the rows
+    order = None if size is None else grain.MapDataset.range(size).seed(seed).shuffle().repeat()
+
+    def example(position: int) -> Example:
+        return read(position if order is None else int(order[position]))
+
     local = batch // process_count
-    return PromptStream(
-        read, {"source": name, "size": size, "seed": seed}, _Share(batch, process_index * local, local)
-    )
+    # a task with another seed and a file with other rows have another first prompt
+    identity = {"source": name, "size": size, "seed": seed, "first": zlib.crc32(read(0).prompt.encode())}
+    return PromptStream(example, identity, _Share(batch, process_index * local, local))
 
 
 def _reader(source: Task | Sequence[Example]) -> tuple[str, int | None, Callable[[int], Example]]:

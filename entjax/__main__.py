@@ -1,0 +1,7 @@
+"""python -m entjax"""
+
+import sys
+
+from entjax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,195 @@
+"""The command line: entjax train | eval | plot | methods | sample | export."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; mistakes end with one sentence and exit code 2."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except KeyboardInterrupt:
+        print("\nInterrupted; go on with --resume.", file=sys.stderr)
+        return 130
+    except (ValueError, FloatingPointError, OSError, ImportError) as error:
+        if options.traceback:
+            raise
+        print(f"entjax: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="entjax", description="Entropy-aware policy optimization of language models, in JAX.",
+        epilog="Start with: entjax train configs/quickstart.py",
+    )  # fmt: skip
+    top.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = lambda name, run, help: _command(commands, name, run, help)
+
+    one = add("train", _train, "run a config: warm start, rollouts, updates, evaluation")
+    one.add_argument("config", type=Path, help="a Python file with get_config(), e.g. configs/quickstart.py")
+    one.add_argument(
+        "override",
+        nargs="*",
+        metavar="key=value",
+        help="replace fields of the config: lr=3e-4 steps=100 recipe=steer",
+    )
+    one.add_argument(
+        "--workdir", type=Path, help="the run directory (default: runs/CONFIG, numbered if taken)"
+    )
+    one.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --workdir if it holds a checkpoint of this config",
+    )
+
+    one = add("eval", _eval, "evaluate the last checkpoint of a run on its held-out prompts")
+    one.add_argument("workdir", type=Path)
+    one.add_argument(
+        "override", nargs="*", metavar="key=value", help="e.g. eval_prompts=512 eval_samples=64 eval_k=1,8,64"
+    )
+
+    one = add("plot", _plot, "draw the curves of one or several runs into one picture")
+    one.add_argument("workdir", type=Path, nargs="+")
+    one.add_argument(
+        "--out",
+        type=Path,
+        help="the PNG (default: WORKDIR/plots/dashboard.png, or comparison.png for several)",
+    )
+    one.add_argument("--labels", help="names of the runs, separated by commas")
+
+    one = add("methods", _methods, "list the recipes, or tell what one of them does")
+    one.add_argument("name", nargs="?", help="a recipe or a transform")
+
+    one = add("sample", _sample, "print completions of the last checkpoint of a run")
+    one.add_argument("workdir", type=Path)
+    one.add_argument("--prompts", type=int, default=4, help="number of held-out prompts (default 4)")
+    one.add_argument("--samples", type=int, default=4, help="completions of each (default 4)")
+    one.add_argument("--prompt", action="append", help="your own prompt instead; may be repeated")
+
+    one = add("export", _export, "write the last checkpoint of a run as a Hugging Face folder")
+    one.add_argument("workdir", type=Path)
+    one.add_argument("folder", type=Path)
+    return top
+
+
+def _command(commands, name: str, run, help: str) -> argparse.ArgumentParser:
+    sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    sub.set_defaults(run=run)
+    return sub
+
+
+def _train(options) -> int:
+    from entjax.config import ConfigError, load_config, parse_overrides, source_as_run
+    from entjax.preemption import EXIT_CODE, Preempted
+    from entjax.rundir import newest_workdir
+
+    if options.resume and options.workdir is None:
+        raise ConfigError("--resume needs --workdir: the run directory to go on with.")
+    changes = parse_overrides(options.override)
+    config = load_config(options.config).override(changes)
+    workdir = options.workdir or newest_workdir(Path("runs"), options.config.stem)
+    from entjax.train import train
+
+    try:
+        result = train(config, workdir, resume=options.resume, source=source_as_run(options.config, changes))
+    except Preempted:
+        return EXIT_CODE
+    print(f"\n{'':24}{'before':>10}{'after':>10}")
+    for name, value in result["after"].items():
+        print(f"{name:24}{result['before'].get(name, float('nan')):10.3f}{value:10.3f}")
+    print(f"\nrun directory: {workdir}\npicture:       {workdir / 'plots' / 'dashboard.png'}")
+    return 0
+
+
+def _restored(workdir: Path, overrides: Sequence[str] = ()):
+    """(parts, state) of a run's last checkpoint."""
+    from entjax.checkpoint import CheckpointFault, Checkpoints
+    from entjax.config import load_config, parse_overrides
+    from entjax.setup import build
+
+    if not (workdir / "config.py").is_file():
+        raise ValueError(f"{workdir} is not a run directory: it has no config.py.")
+    config = load_config(workdir / "config.py").override(parse_overrides(list(overrides)))
+    parts = build(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=1_000_000)
+    if not checkpoints.steps():
+        raise CheckpointFault(f"{workdir} holds no checkpoint yet.")
+    state = checkpoints.restore(checkpoints.steps()[-1], parts.fresh_state())
+    checkpoints.close()
+    return parts, state
+
+
+def _eval(options) -> int:
+    from entjax.evaluate import evaluate
+
+    parts, state = _restored(options.workdir, options.override)
+    c = parts.config
+    tools = parts.tools(state.params, 0, samples=c.eval_samples, temperature=1.0, held_out=True)
+    print(f"step {int(state.step)}, {len(parts.eval_examples)} prompts, {c.eval_samples} samples each")
+    for name, value in evaluate(tools, parts.eval_examples, c.eval_k, c.task.canonical).items():
+        print(f"{name:24}{value:10.4f}")
+    parts.scorer.close()
+    return 0
+
+
+def _plot(options) -> int:
+    from entjax.plots import dashboard
+
+    missing = [str(w) for w in options.workdir if not (w / "metrics.jsonl").is_file()]
+    if missing:
+        raise ValueError(f"No metrics.jsonl in {', '.join(missing)}: give run directories.")
+    first = options.workdir[0] / "plots"
+    target = options.out or first / ("dashboard.png" if len(options.workdir) == 1 else "comparison.png")
+    print(dashboard(options.workdir, target, options.labels.split(",") if options.labels else None))
+    return 0
+
+
+def _methods(options) -> int:
+    from entjax.methods import describe, table
+
+    print(describe(options.name) if options.name else table())
+    return 0
+
+
+def _sample(options) -> int:
+    from entjax.rollouts.groups import sample_groups
+    from entjax.tasks import Example
+
+    parts, state = _restored(options.workdir)
+    examples = parts.eval_examples[: options.prompts]
+    if options.prompt:
+        examples = [Example(text, None, None) for text in options.prompt]
+    tools = parts.tools(state.params, 0, samples=options.samples, held_out=True)
+    if options.prompt:
+        tools = tools._replace(score=lambda examples, texts: ([float("nan")] * len(texts), None))
+    harvest = sample_groups(tools, examples, 0)
+    for example, text, reward in zip(harvest.examples, harvest.texts, harvest.reward, strict=True):
+        print(f"{example.prompt!r} -> {text!r}" + ("" if options.prompt else f"   reward {reward:g}"))
+    parts.scorer.close()
+    return 0
+
+
+def _export(options) -> int:
+    from flax import nnx
+
+    from entjax.models import save_hf
+
+    parts, state = _restored(options.workdir)
+    nnx.update(parts.model, state.params)
+    source = parts.config.model if isinstance(parts.config.model, str) else None
+    save_hf(options.folder, parts.model, **({"tokenizer_from": source} if source else {}))
+    print(options.folder)
+    parts.scorer.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""What a run is: one frozen struct, filled by a Python file with `get_config()`, changed by key=value on the command line.
+
+Everything that can be wrong with a config is found here, before anything is compiled, and said in a sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib.util
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from entjax.loss import Objective
+from entjax.models import DecoderConfig
+from entjax.tasks import Task
+from entjax.transform import Transform
+
+
+class ConfigError(ValueError):
+    """Something is wrong with a config; the message says what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run. Sizes count prompts, samples, tokens and optimizer steps; times do not appear."""
+
+    task: Task  # prompts and verifier
+    model: DecoderConfig | str  # a new model, or the folder of a Hugging Face checkpoint
+    recipe: str = "grpo"  # a name of `entjax methods`
+    recipe_options: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # arguments of the recipe: recipe.NAME=VALUE
+    objective: Objective | None = None  # instead of a recipe: your own composition
+    eval_task: Task | None = None  # held-out prompts; default: the training task from another index on
+    seed: int = 0
+
+    steps: int = 100  # rollout batches
+    prompts: int = 32  # per rollout batch, over all processes
+    samples: int = 16  # completions per prompt: the group
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    rules: Transform | None = None  # decoding chain of the rollouts; None samples from the policy itself
+    stop: tuple[str, ...] = ()  # strings that end a completion
+    chat: bool = True  # wrap prompts with the tokenizer's chat template, if it has one
+    dynamic_sampling: int = 0  # how often groups with equal rewards may be drawn again (DAPO); 0: never
+    strategy: Callable | None = None  # a rollout strategy; None: plain groups
+
+    lr: float = 1e-6
+    lr_warmup: int = 0  # optimizer steps of linear warm-up
+    lr_decay: str = "constant"  # or "linear", "cosine": to zero at the last step
+    weight_decay: float = 0.0
+    clip_gradient: float = 1.0  # global norm; 0 never clips
+    minibatches: int = 1  # optimizer steps per rollout batch
+    microbatches: int = 1  # pieces of one optimizer step, to save memory
+    chunk: int = 2048  # tokens whose logits exist at one time
+
+    sft_steps: int = 0  # supervised steps on worked solutions before the first rollout
+    sft_batch: int = 256
+    sft_lr: float = 3e-3
+
+    eval_every: int = 20  # 0: only before and after
+    eval_prompts: int = 128
+    eval_samples: int = 16
+    eval_k: tuple[int, ...] = (1, 4, 16)
+
+    save_every: int = 20
+    keep: int = 2  # checkpoints kept
+    log_samples: int = 4  # completions written per step
+    stop_after_skips: int = 10  # give up after so many updates in a row that were not finite
+    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)  # e.g. {"fsdp": 8}; empty: one device
+    profile: str = ""  # "10:12" writes a trace of steps 10 to 12
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_values(self)
+
+    def override(self, changes: Mapping[str, Any]) -> Config:
+        """The config with some fields replaced; strings are read as the field's type, `recipe.x` as an option of the recipe."""
+        options = dict(self.recipe_options)
+        fields: dict[str, Any] = {}
+        if "recipe" in changes and changes["recipe"] != self.recipe:
+            options, fields["objective"] = {}, None
+        for key, value in changes.items():
+            if key.startswith("recipe."):
+                options[key.removeprefix("recipe.")] = _literal(value)
+            else:
+                fields[key] = _read(key, value)
+        return dataclasses.replace(self, **fields, recipe_options=options)
+
+    def identity(self) -> str:
+        """A short name of everything that a resumed run must share with the checkpoint."""
+        free = {"steps", "eval_every", "eval_prompts", "eval_samples", "eval_k", "save_every", "keep", "log_samples", "profile",
+                "mesh", "microbatches", "chunk", "stop_after_skips"}  # fmt: skip
+        same = {key: value for key, value in self.describe().items() if key not in free}
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """The config as JSON values, for logs and comparisons."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+TYPES = typing.get_type_hints(Config)
+SETTABLE = sorted(
+    name for name, kind in TYPES.items() if kind in (int, float, str, bool, tuple[str, ...], tuple[int, ...])
+)
+
+
+def load_config(path: str | Path) -> Config:
+    """The config that a Python file's `get_config()` returns."""
+    path = Path(path)
+    if not path.is_file():
+        shipped = sorted(p.stem for p in shipped_configs().glob("*.py")) if shipped_configs().is_dir() else []
+        raise ConfigError(
+            f"There is no config file {path}. Shipped with entjax: {', '.join(shipped) or 'none'}."
+        )
+    spec = importlib.util.spec_from_file_location(f"entjax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(
+            f"{path} is not a Python file: a config is a .py file with a function get_config()."
+        )
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        make = module.get_config
+    except SyntaxError as error:
+        raise ConfigError(f"{path} is not valid Python: {error}.") from error
+    except AttributeError as error:
+        raise ConfigError(
+            f"{path}: {error}. A config file defines get_config() and returns ej.Config(...)."
+        ) from error
+    config = make()
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"get_config() in {path} returned {type(config).__name__}; it must return ej.Config(...)."
+        )
+    return config
+
+
+def shipped_configs() -> Path:
+    """The folder of configs that comes with entjax: beside the package in a checkout, inside it in a wheel."""
+    beside = Path(__file__).parent.parent / "configs"
+    return beside if beside.is_dir() else Path(__file__).parent / "configs"
+
+
+def parse_overrides(items: list[str]) -> dict[str, str]:
+    """["lr=3e-4", ...] as a dictionary."""
+    changes = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"'{item}' is not key=value. Example: lr=3e-4.")
+        if key in changes:
+            raise ConfigError(f"'{key}' is given twice: keep one.")
+        changes[key] = value
+    return changes
+
+
+def source_as_run(path: Path, changes: Mapping[str, str]) -> str:
+    """The text of a config file that gives the config as it was run, overrides included."""
+    text = path.read_text()
+    if not changes:
+        return text
+    return (
+        f"{text.rstrip()}\n\n\n# Overrides of the command line\n_without_overrides = get_config\n\n\n"
+        f"def get_config():\n    return _without_overrides().override({dict(changes)!r})\n"
+    )
+
+
+def _read(key: str, value: Any) -> Any:
+    """A string from the command line as the type of its field."""
+    if key not in FIELDS:
+        near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.4)
+        raise ConfigError(f"There is no config key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ".")
+                          + f" Keys for the command line: {', '.join(SETTABLE)}, recipe.OPTION.")  # fmt: skip
+    kind = TYPES[key]
+    if not isinstance(value, str) or kind is str:
+        return value
+    try:
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[value.lower()]
+        if kind in (int, float):
+            return kind(value)
+        if kind == tuple[int, ...]:
+            return tuple(int(part) for part in value.split(",") if part)
+        if kind == tuple[str, ...]:
+            return tuple(part for part in value.split(",") if part)
+        if key == "mesh":
+            return {name: int(size) for name, size in (part.split(":") for part in value.split(",") if part)}
+        if key == "model":
+            return value
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{key}={value}: expected {_name(kind)}.") from error
+    raise ConfigError(
+        f"'{key}' holds {_name(kind)} and can only be set in a config file. Settable: {', '.join(SETTABLE)}."
+    )
+
+
+def _literal(value: Any) -> Any:
+    """A command-line value as a number, truth value or word."""
+    if not isinstance(value, str):
+        return value
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return words[value.lower()]
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _check_types(config: Config) -> None:
+    for name, kind in TYPES.items():
+        value = getattr(config, name)
+        if kind is float and type(value) is int:
+            object.__setattr__(config, name, float(value))
+            continue
+        if kind in (int, float, bool, str) and type(value) is not kind:
+            raise ConfigError(f"{name}={value!r}: expected {_name(kind)}, got {type(value).__name__}.")
+        if kind in (tuple[int, ...], tuple[str, ...]):
+            inner = typing.get_args(kind)[0]
+            if isinstance(value, str) or not all(type(x) is inner for x in value):
+                raise ConfigError(f"{name}={value!r}: expected {_name(kind)}.")
+            object.__setattr__(config, name, tuple(value))
+    if not isinstance(config.task, Task):
+        raise ConfigError(f"task={config.task!r}: expected a Task, e.g. task=ej.tasks.countdown(numbers=3).")
+    if not isinstance(config.model, (DecoderConfig, str)):
+        raise ConfigError(
+            f"model={config.model!r}: expected ej.models.tiny(...), a DecoderConfig, or a checkpoint folder."
+        )
+
+
+POSITIVE = ("prompts", "samples", "max_new_tokens", "temperature", "lr", "minibatches", "microbatches", "chunk",
+            "sft_batch", "sft_lr", "eval_prompts", "eval_samples", "save_every", "keep", "stop_after_skips")  # fmt: skip
+NOT_NEGATIVE = ("steps", "seed", "lr_warmup", "weight_decay", "clip_gradient", "sft_steps", "eval_every", "log_samples",
+                "dynamic_sampling")  # fmt: skip
+LARGEST = 2**31 - 1
+
+
+def _check_values(c: Config) -> None:
+    for name in POSITIVE + NOT_NEGATIVE:
+        value = getattr(c, name)
+        low = value > 0 if name in POSITIVE else value >= 0
+        if not low or not value <= LARGEST:
+            raise ConfigError(
+                f"{name}={value}: must be {'greater than 0' if name in POSITIVE else 'at least 0'} and finite."
+            )
+    rows = c.prompts * c.samples
+    if rows % (c.minibatches * c.microbatches):
+        raise ConfigError(
+            f"prompts * samples = {rows} rows cannot be split into minibatches={c.minibatches} times "
+            f"microbatches={c.microbatches}: choose numbers whose product divides {rows}."
+        )
+    if c.lr_decay not in ("constant", "linear", "cosine"):
+        raise ConfigError(f"lr_decay={c.lr_decay!r}: choose 'constant', 'linear' or 'cosine'.")
+    if not c.eval_k or min(c.eval_k) < 1 or max(c.eval_k) > c.eval_samples:
+        raise ConfigError(f"eval_k={c.eval_k}: every k must lie between 1 and eval_samples={c.eval_samples}.")
+    if c.sft_steps and c.task.solution is None:
+        raise ConfigError(
+            f"sft_steps={c.sft_steps}, but the task {c.task.name} offers no worked solutions: set sft_steps=0."
+        )
+    if isinstance(c.model, DecoderConfig) and c.task.alphabet is None:
+        raise ConfigError(
+            f"The task {c.task.name} is not character-level: `model` must be a checkpoint folder with a tokenizer."
+        )
+    if isinstance(c.model, DecoderConfig) and c.max_new_tokens >= c.model.context:
+        raise ConfigError(
+            f"max_new_tokens={c.max_new_tokens} does not fit into the model's context of {c.model.context} tokens."
+        )
+    if c.profile:
+        first, colon, last = c.profile.partition(":")
+        if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
+            raise ConfigError(f"profile={c.profile!r}: expected FIRST:LAST, e.g. 10:12.")
+    if c.steps and c.lr_warmup > c.steps * c.minibatches:
+        raise ConfigError(
+            f"lr_warmup={c.lr_warmup} is longer than the run of {c.steps * c.minibatches} optimizer steps."
+        )
+
+
+def _name(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word",
+             tuple[int, ...]: "whole numbers such as 1,4,16", tuple[str, ...]: "words separated by commas"}  # fmt: skip
+    if kind in names:
+        return names[kind]
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_name(k) for k in typing.get_args(kind))
+    return getattr(kind, "__name__", str(kind))
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Task):
+        return value.name
+    if isinstance(value, Transform):
+        return {
+            "name": value.name,
+            "hyper": _plain(value.hyper),
+            "parts": [_plain(p) for p in value.parts or ()],
+        }
+    if isinstance(value, Objective):
+        return {"per_rollout": _plain(value.per_rollout), "per_step": _plain(value.per_step),
+                "per_token": _plain(value.per_token), "reference_decay": value.reference_decay}  # fmt: skip
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return getattr(value, "__qualname__", None) or str(value).split(" at 0x")[0]

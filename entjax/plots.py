@@ -1,0 +1,55 @@
+"""Pictures of runs: the curves that tell how learning and entropy went, several runs over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from entjax.log import read_lines
+
+PANELS = (
+    ("reward", ("reward/mean",)),
+    ("policy entropy (nats)", ("entropy/mean",)),
+    ("held-out pass@k", ("eval/pass@",)),
+    ("completion length (tokens)", ("length/mean",)),
+    ("ratio and clipping", ("clip/low", "clip/high", "kl/old")),
+    ("gradient norm", ("grad_norm",)),
+)
+COLORS = ("#1f6feb", "#d1495b", "#2a9d8f", "#e9a03b", "#7b5ea7", "#555555", "#c2185b", "#6d8f00")
+STYLES = ("-", "--", ":", "-.")
+
+
+def dashboard(workdirs: Sequence[Path], target: Path, labels: Sequence[str] | None = None) -> Path:
+    """A PNG with one panel per quantity and one colour per run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    runs = [read_lines(Path(w) / "metrics.jsonl") for w in workdirs]
+    labels = list(labels or (Path(w).name for w in workdirs))
+    figure, axes = plt.subplots(2, 3, figsize=(14, 7), layout="constrained")
+    for axis, (title, prefixes) in zip(axes.flat, PANELS, strict=True):
+        names = sorted({n for run in runs for r in run for n in r if n.startswith(prefixes)}, key=_natural)
+        for run, label, color in zip(runs, labels, COLORS * len(runs), strict=False):
+            for name, style in zip(names, STYLES * len(names), strict=False):
+                points = [(r["step"], r[name]) for r in run if isinstance(r.get(name), (int, float))]
+                if points:
+                    what = f"{label} {name.rsplit('/', 1)[-1]}" if len(names) > 1 else label
+                    axis.plot(*zip(*points, strict=True), style, color=color, label=what, linewidth=1.5,
+                              marker="o" if len(points) < 20 else None, markersize=3)  # fmt: skip
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        if axis.get_legend_handles_labels()[0] and (len(runs) > 1 or len(names) > 1):
+            axis.legend(fontsize=7, frameon=False)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+    return target
+
+
+def _natural(name: str) -> tuple:
+    head, _, tail = name.rpartition("@")
+    return (head, int(tail)) if tail.isdigit() else (name, 0)

@@ -1,0 +1,71 @@
+"""Plain groups: every prompt is sampled G times (GRPO); with `resample`, groups whose rewards are all equal are drawn again.
+
+Dynamic sampling (DAPO, arXiv 2503.14476): a group in which everything is right or everything is wrong has no advantage. It is
+replaced by a group of a fresh prompt, at most `resample` times; then it stays, and its advantage is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from entjax.rollouts.harvest import Harvest, Strategy, Tools, merge, take
+from entjax.tasks import Example, Report
+
+
+def groups(*, resample: int = 0) -> Strategy:
+    """The strategy of GRPO (resample=0) and DAPO."""
+    if resample < 0:
+        raise ValueError(f"resample must be at least 0, got {resample}.")
+
+    def strategy(tools: Tools, examples: Sequence[Example], step: int, knobs: Mapping[str, Any]) -> Harvest:
+        harvest = sample_groups(tools, examples, 0)
+        drawn, rounds = len(examples), 0
+        while rounds < resample and not informative(harvest).all():
+            rounds += 1
+            keep = informative(harvest)
+            fresh = tools.draw(int((~keep).sum()))
+            more = sample_groups(tools, fresh, drawn)
+            drawn += len(fresh)
+            harvest = _replace(harvest, keep, more, tools.samples)
+        metrics = (
+            {"sampling/prompts_drawn": float(drawn), "sampling/rounds": float(rounds)} if resample else {}
+        )
+        return harvest._replace(metrics=metrics)
+
+    return strategy
+
+
+def sample_groups(tools: Tools, examples: Sequence[Example], first_id: int, **how: Any) -> Harvest:
+    """`tools.samples` completions of every example with their rewards; prompts are numbered from `first_id`."""
+    prompts = [tools.encode(example) for example in examples]
+    ids = list(range(first_id, first_id + len(prompts)))
+    completions = tools.generate(prompts, samples=tools.samples, prompt_ids=ids, **how)
+    texts = [tools.decode(completions.completion(row)) for row in range(len(completions.length))]
+    repeated = [example for example in examples for _ in range(tools.samples)]
+    reward, report = tools.score(repeated, texts)
+    return Harvest(completions, repeated, texts, reward, report)
+
+
+def informative(harvest: Harvest) -> np.ndarray:
+    """Per group, in the order of first appearance: do its rewards differ?"""
+    group = harvest.completions.group
+    order = list(dict.fromkeys(group.tolist()))
+    return np.array([np.ptp(harvest.reward[group == g]) > 0 for g in order])
+
+
+def _replace(old: Harvest, keep: np.ndarray, new: Harvest, samples: int) -> Harvest:
+    """The kept groups of `old`, then the groups of `new`."""
+    rows = np.flatnonzero(np.repeat(keep, samples))
+    pick = lambda items: [items[row] for row in rows]
+    reports = zip(old.report, new.report, strict=True)
+    report = Report(*(a or b if isinstance(a, str) else a + b for a, b in reports))
+    return Harvest(
+        merge([take(old.completions, rows), new.completions]),
+        pick(old.examples) + new.examples,
+        pick(old.texts) + new.texts,
+        np.concatenate([old.reward[rows], new.reward]),
+        report,
+    )

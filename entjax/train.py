@@ -1,0 +1,303 @@
+"""The training loop, top to bottom: warm start -> (rollout -> score -> step -> log -> save)* -> evaluation.
+
+A run directory holds config.py (as run), metrics.jsonl, samples.jsonl, checkpoints/ and plots/. The only state that goes
+round is TrainState and the position in the stream of prompts; both are in every checkpoint, with the lengths of the logs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from entjax import setup
+from entjax.checkpoint import CheckpointFault, Checkpoints
+from entjax.config import Config, ConfigError
+from entjax.evaluate import evaluate
+from entjax.log import Lines, Progress, TensorBoard
+from entjax.plots import dashboard
+from entjax.preemption import Notice, Preempted
+from entjax.rollouts import Harvest, to_rollout
+from entjax.rundir import RunDirectory
+from entjax.setup import Parts
+from entjax.step import TrainState
+from entjax.warmup import solutions, warm_up
+
+
+def train(
+    config: Config, workdir: str | Path, *, resume: bool = False, source: str | None = None
+) -> dict[str, Any]:
+    """Run `config` in `workdir`; with `resume`, go on where the run directory's last checkpoint stands.
+
+    Returns {"before": eval metrics, "after": eval metrics, "step": steps done}. Raises Preempted after a clean save when
+    SIGTERM comes.
+    """
+    parts = setup.build(config)
+    with RunDirectory(Path(workdir), resume=resume, source=source) as run, Notice() as notice:
+        try:
+            return Loop(parts, run, notice).go()
+        finally:
+            parts.scorer.close()
+
+
+class Loop:
+    """The mutable side of a run: its state, its logs, its checkpoints."""
+
+    def __init__(self, parts: Parts, run: RunDirectory, notice: Notice):
+        self.parts, self.config, self.run, self.notice = parts, parts.config, run, notice
+        self.checkpoints = Checkpoints(run.path / "checkpoints", keep=self.config.keep)
+        self.state, host = self._restore() if run.resumed else (None, {})
+        self.before: dict[str, float] = host.get("before", {})
+        self.bad_in_a_row = int(host.get("bad_in_a_row", 0))
+        self.metrics = Lines(run.path / "metrics.jsonl", host.get("metrics_bytes", 0))
+        self.samples = Lines(run.path / "samples.jsonl", host.get("samples_bytes", 0))
+        self.board = TensorBoard(run.path / "tensorboard")
+        self.saved = int(host["step"]) if host else None
+
+    def go(self) -> dict[str, Any]:
+        """All steps that are left."""
+        try:
+            if self.state is None:
+                self.state = self._start()
+            progress = Progress(self.config.steps, "step")
+            with Profile(self.config.profile, self.run.path / "profile") as profile:
+                for step in range(int(self.state.step), self.config.steps):
+                    profile.at(step)
+                    record = self._one(step)
+                    progress.show(step + 1, brief(record))
+            progress.close()
+            return self._finish()
+        except Preempted:
+            self._save(wait=True)
+            print(f"\nEnded by SIGTERM after saving step {int(self.state.step) if self.state else 0}; go on with --resume.",
+                  file=sys.stderr)  # fmt: skip
+            raise
+        finally:
+            self.checkpoints.close()
+            self.metrics.close()
+            self.samples.close()
+            self.board.close()
+
+    def _start(self) -> TrainState:
+        """The state of a new run: the model, warmed up if asked for, and its first evaluation."""
+        c, parts = self.config, self.parts
+        state = parts.fresh_state()
+        if c.sft_steps:
+            length = max(len(parts.encode(e)) for e in parts.eval_examples) + c.max_new_tokens
+            progress = Progress(c.sft_steps, "warm-up step")
+            batch = solutions(c.task, parts.tokenizer, seed=c.seed, length=length)
+
+            def report(step, nll):
+                self.notice.check()
+                progress.show(step, f"nll {nll:.4f}")
+
+            params = warm_up(
+                parts.model,
+                state.params,
+                batch,
+                steps=c.sft_steps,
+                size=c.sft_batch,
+                lr=c.sft_lr,
+                chunk=c.chunk,
+                report=report,
+            )
+            progress.close()
+            reference = None if state.reference is None else jax.tree.map(jax.numpy.copy, params)
+            state = state.replace(params=params, opt_state=parts.optimizer.init(params), reference=reference)
+        self.state = state
+        self.before = self._evaluate(0)
+        self._log({"step": 0, **self.before})
+        self._save()
+        return self.state
+
+    def _one(self, step: int) -> dict[str, Any]:
+        """One rollout batch and its optimizer steps."""
+        c, parts, started = self.config, self.parts, time.perf_counter()
+        position = parts.stream.state()
+        try:
+            with self.notice.at_once(), jax.profiler.TraceAnnotation("rollout"):
+                harvest = self._collect(step)
+        except Preempted:
+            parts.stream.restore(position)
+            raise
+        rolled = time.perf_counter()
+        length = bucket(int(harvest.completions.length.max()))
+        rollout = to_rollout(
+            harvest, rows=c.prompts * c.samples, length=length, temperature=self._temperature()
+        )
+        rollout = parts.score(self.state, rollout)
+        self.state, device_metrics = parts.step(self.state, rollout)
+        values = {name: float(x) for name, x in jax.device_get(device_metrics).items()}
+        done = time.perf_counter()
+        record = {
+            "step": step + 1,
+            **harvest_metrics(harvest),
+            **values,
+            **harvest.metrics,
+            **harvest.report.metrics(),
+        }
+        tokens = int(harvest.completions.mask.sum())
+        record |= {
+            "time/rollout": rolled - started,
+            "time/update": done - rolled,
+            "tokens/rollout_per_second": tokens / (rolled - started),
+            "tokens/update_per_second": tokens / (done - rolled),
+            "tokens/real_share": float(harvest.completions.length.sum()) / (c.prompts * c.samples * length),
+        }
+        self._watch(values, harvest)
+        if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
+            record |= self._evaluate(step + 1)
+        self._log(record)
+        for row in np.linspace(0, len(harvest.texts) - 1, min(c.log_samples, len(harvest.texts))).astype(int):
+            self.samples.write({"step": step + 1, "prompt": harvest.examples[row].prompt, "text": harvest.texts[row],
+                                "reward": float(harvest.reward[row]), "group": int(harvest.completions.group[row])})  # fmt: skip
+        if (step + 1) % c.save_every == 0 and step + 1 < c.steps:
+            self._save()
+        self.notice.check()
+        return record
+
+    def _collect(self, step: int) -> Harvest:
+        tools = self.parts.tools(self.state.params, step, temperature=self._temperature())
+        return self.parts.strategy(tools, self.parts.stream.next(), step, self._knobs())
+
+    def _knobs(self) -> dict[str, float]:
+        return {name: float(x) for name, x in jax.device_get(self.state.knobs).items()}
+
+    def _temperature(self) -> float:
+        return self._knobs().get("temperature", self.config.temperature)
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Metrics on the held-out prompts; the same random numbers at every evaluation."""
+        tools = self.parts.tools(
+            self.state.params, 0, samples=self.config.eval_samples, temperature=1.0, held_out=True
+        )
+        with self.notice.at_once():
+            return evaluate(tools, self.parts.eval_examples, self.config.eval_k, self.config.task.canonical)
+
+    def _finish(self) -> dict[str, Any]:
+        after = self._evaluate(self.config.steps)
+        if self.config.steps:
+            self._log({"step": self.config.steps, **after})
+        self._save(wait=True)
+        dashboard([self.run.path], self.run.path / "plots" / "dashboard.png")
+        return {"before": self.before, "after": after, "step": self.config.steps}
+
+    def _log(self, record: Mapping[str, Any]) -> None:
+        self.metrics.write(record)
+        self.board.write(int(record["step"]), record)
+
+    def _watch(self, values: Mapping[str, float], harvest: Harvest) -> None:
+        """Count updates that were skipped; stop with advice after too many in a row."""
+        if not values["update/skipped"]:
+            self.bad_in_a_row = 0
+            return
+        self.bad_in_a_row += 1
+        if self.bad_in_a_row >= self.config.stop_after_skips:
+            raise FloatingPointError(
+                f"{self.bad_in_a_row} updates in a row were not finite and were skipped. Lower lr ({self.config.lr}) or raise "
+                f"clipping; a reward or a coefficient may be infinite (see the last lines of {self.run.path / 'metrics.jsonl'})."
+            )
+
+    def _save(self, *, wait: bool = False) -> None:
+        if self.state is None:
+            return
+        step = int(self.state.step)
+        if step == self.saved:
+            return
+        host = {
+            "step": step,
+            "identity": self.config.identity(),
+            "stream": self.parts.stream.state(),
+            "before": self.before,
+            "bad_in_a_row": self.bad_in_a_row,
+            "metrics_bytes": self.metrics.position(),
+            "samples_bytes": self.samples.position(),
+        }
+        self.checkpoints.save(step, self.state, host, wait=wait)
+        self.saved = step
+
+    def _restore(self) -> tuple[TrainState | None, dict[str, Any]]:
+        """The newest usable checkpoint; a damaged one is passed over loudly."""
+        for step in reversed(self.checkpoints.steps()):
+            try:
+                host = self.checkpoints.host(step)
+                if host["identity"] != self.config.identity():
+                    raise ConfigError(
+                        f"{self.run.path} holds a run of another config: resume it with its own config.py, or start this one "
+                        "in another --workdir."
+                    )
+                state = self.checkpoints.restore(step, self.parts.fresh_state())
+            except ConfigError:
+                raise
+            except Exception as error:
+                print(f"Checkpoint {step} is passed over: {error}", file=sys.stderr)
+                fault = error
+                continue
+            self.parts.stream.restore(host["stream"])
+            return state, host
+        if self.checkpoints.steps():
+            raise CheckpointFault(
+                f"No checkpoint in {self.run.path} can be used; the last error was: {fault}"
+            )
+        return None, {}
+
+
+class Profile:
+    """A trace of steps FIRST to LAST for `profile="FIRST:LAST"`."""
+
+    def __init__(self, steps: str, folder: Path):
+        self._first, self._last = map(int, steps.split(":")) if steps else (-1, -1)
+        self._folder, self._on = folder, False
+
+    def __enter__(self) -> Profile:
+        return self
+
+    def at(self, step: int) -> None:
+        if step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._on = True
+        if step == self._last:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()
+
+
+def bucket(length: int) -> int:
+    """The compiled length for rows of up to `length` tokens: steps of 16, or of an eighth of the next power of two."""
+    step = max(16, 1 << max(0, (length - 1).bit_length() - 3))
+    return -(-length // step) * step
+
+
+def harvest_metrics(harvest: Harvest) -> dict[str, float]:
+    """What can be said of a rollout batch before the trainer sees it."""
+    c = harvest.completions
+    lengths = c.mask.sum(1)
+    by_group: dict[int, list[float]] = {}
+    for group, reward in zip(c.group.tolist(), harvest.reward.tolist(), strict=True):
+        by_group.setdefault(group, []).append(reward)
+    return {
+        "reward/mean": float(harvest.reward.mean()),
+        "reward/std": float(harvest.reward.std()),
+        "groups/no_signal": float(np.mean([len(set(r)) == 1 for r in by_group.values()])),
+        "length/mean": float(lengths.mean()),
+        "length/max": float(lengths.max()),
+        "length/truncated": float(np.mean(~c.finished)),
+        "entropy/rollout": float(c.entropy[c.mask].mean()) if c.mask.any() else 0.0,
+    }
+
+
+def brief(record: Mapping[str, Any]) -> str:
+    """The few numbers of the progress line."""
+    text = f"reward {record['reward/mean']:.3f}  entropy {record['entropy/mean']:.3f}  length {record['length/mean']:.1f}"
+    return text + (f"  pass@1 {record['eval/pass@1']:.3f}" if "eval/pass@1" in record else "")

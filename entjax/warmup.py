@@ -1,0 +1,94 @@
+"""Supervised warm start: a few hundred steps on worked solutions of the task, before the first rollout.
+
+loss = -(1/n) sum over answer tokens of log p(token)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array
+
+from entjax import vocab
+from entjax.tasks import Task, Tokenizer
+from entjax.tasks.task import rng_of
+
+
+def make_sft_step(
+    model: nnx.Module, optimizer: optax.GradientTransformation, *, chunk: int = vocab.CHUNK
+) -> Callable:
+    """step(params, opt_state, tokens, mask) -> (params, opt_state, mean NLL of the masked tokens)."""
+    graphdef, _ = nnx.split(model)
+
+    def loss(params, tokens, mask):
+        policy = nnx.merge(graphdef, params)
+        n = jnp.maximum(mask.sum(), 1).astype(jnp.float32)
+
+        def per_token(row):
+            return jnp.where(row.side["mask"], -vocab.logp(row), 0) / n, ()
+
+        return vocab.sweep(per_token, policy(tokens), policy.head(), tokens, {"mask": mask}, chunk=chunk)[0]
+
+    def step(params, opt_state, tokens, mask):
+        value, grads = jax.value_and_grad(loss)(params, tokens, mask)
+        with jax.numpy_dtype_promotion("standard"):
+            changes, opt_state = optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, changes), opt_state, value
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+def solutions(
+    task: Task, tokenizer: Tokenizer, *, seed: int, length: int
+) -> Callable[[int, int], tuple[Array, Array]]:
+    """batch(step, size) -> (tokens, mask [size, length]) of prompts with worked answers and the end mark, deterministic."""
+    if task.solution is None:
+        raise ValueError(f"The task {task.name} offers no worked solutions.")
+    solve = task.solution
+
+    def row(index: int) -> tuple[list[int], int]:
+        example = task.example(index if task.size is None else index % task.size)
+        prompt = tokenizer.encode(example.prompt)
+        answer = solve(example, rng_of("warmup", seed, index)) or ""
+        return [*prompt, *tokenizer.encode(answer), tokenizer.eos_id][:length], len(prompt)
+
+    def batch(step: int, size: int) -> tuple[Array, Array]:
+        tokens = np.full((size, length), tokenizer.pad_id, np.int32)
+        mask = np.zeros((size, length), bool)
+        for i in range(size):
+            ids, prompt = row(step * size + i)
+            tokens[i, : len(ids)] = ids
+            mask[i, prompt : len(ids)] = True
+        return jnp.asarray(tokens), jnp.asarray(mask)
+
+    return batch
+
+
+def warm_up(
+    model: nnx.Module,
+    params: Any,
+    batch: Callable,
+    *,
+    steps: int,
+    size: int,
+    lr: float,
+    chunk: int,
+    report: Callable,
+) -> Any:
+    """`params` after `steps` supervised steps with a cosine schedule; `report(step, nll)` now and then."""
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=0.0)
+    )
+    opt_state = optimizer.init(params)
+    step = make_sft_step(model, optimizer, chunk=chunk)
+    for i in range(steps):
+        params, opt_state, nll = step(params, opt_state, *batch(i, size))
+        if i % 20 == 19 or i == steps - 1:
+            report(i + 1, float(nll))
+    return params
