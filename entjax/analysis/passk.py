@@ -32,7 +32,7 @@ def pass_at_k(n: int, c: np.ndarray | int, k: int) -> np.ndarray:
     c = np.asarray(c)
     if np.any(c < 0) or np.any(c > n) or np.any(c != np.floor(c)):
         raise ValueError(
-            f"pass@k counts right samples: whole numbers between 0 and n = {n}, but c holds {c.min()} to {c.max()}."
+            f"pass@k counts right samples: whole numbers from 0 to n = {n}, but c holds {c.min()} to {c.max()}."
         )
     i = np.arange(1, n + 1)
     factor = np.where(i > n - c[..., None], np.maximum(1.0 - k / i, 0.0), 1.0)

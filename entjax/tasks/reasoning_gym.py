@@ -32,8 +32,7 @@ def reasoning_gym(name: str, *, seed: int = 0, size: int = SIZE, **config: Any) 
 
     def example(index: int) -> Example:
         check_index(index, size, name)
-        entry = data[index]
-        return Example(entry["question"], _plain(entry["answer"]), {"index": index})
+        return _example(data[index], index)
 
     def verify(example: Example, text: str) -> float:
         raise RuntimeError(
@@ -50,14 +49,21 @@ def verifier(**arguments: Any) -> Callable[[Example, str], float]:
     the final answer.
     """
     data = _open(**arguments)
-    entry = functools.lru_cache(maxsize=256)(data.__getitem__)  # the samples of a group share one
+    regenerate = functools.lru_cache(maxsize=256)(data.__getitem__)  # the samples of a group share one
+
+    def entry(example: Example) -> dict[str, Any]:
+        meta = example.meta or {}
+        if "entry" in meta:
+            return unpack(meta["entry"])
+        again = regenerate(meta["index"])
+        if again["question"] != example.prompt:
+            raise ValueError(f"{arguments['name']} gives another example {meta['index']} in another process.")
+        return copy.deepcopy(again)  # a scorer that changed its entry would make rewards depend on the order
 
     def judge(example: Example, text: str) -> float:
-        # a copy: a scorer that changed its entry would make rewards depend on the order
-        return data.score_answer(final_answer(text), copy.deepcopy(entry(example.meta["index"])))
+        return data.score_answer(final_answer(text), entry(example))
 
-    judge(Example("", meta={"index": 0}), str(entry(0)["answer"]))  # imports what is imported on first use
-
+    judge(_example(data[0], 0), str(data[0]["answer"]))  # imports what is imported on first use
     return judge
 
 
@@ -95,6 +101,39 @@ def _open(name: str, **config: Any) -> Any:
         ) from error
 
 
-def _plain(answer: Any) -> Any:
-    """Answers are strings in nearly every data set; others as their text."""
-    return answer if answer is None or isinstance(answer, str) else str(answer)
+def _example(entry: dict[str, Any], index: int) -> Example:
+    """The entry travels with the example where it is plain data; a worker makes it again from the index
+    elsewhere.
+
+    Making it again is second best: some data sets of the library iterate over sets of strings, whose order
+    differs from process to process.
+    """
+    answer = entry["answer"]
+    try:
+        meta = {"index": index, "entry": pack(dict(entry))}
+    except TypeError:
+        meta = {"index": index}
+    return Example(entry["question"], answer if answer is None else str(answer), meta)
+
+
+def pack(value: Any) -> Any:
+    """Plain data as JSON that keeps tuples and keys that are no strings: a container is a list that begins
+    with its kind. TypeError for anything else.
+    """
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if type(value) in (list, tuple):
+        return [type(value).__name__, *map(pack, value)]
+    if type(value) is dict:
+        return ["dict", *([pack(key), pack(inner)] for key, inner in value.items())]
+    raise TypeError(f"{type(value).__name__} is not plain data")
+
+
+def unpack(value: Any) -> Any:
+    """The inverse of `pack`."""
+    if not isinstance(value, list):
+        return value
+    kind, *items = value
+    if kind == "dict":
+        return {unpack(key): unpack(inner) for key, inner in items}
+    return tuple(map(unpack, items)) if kind == "tuple" else [unpack(item) for item in items]

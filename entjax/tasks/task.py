@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Example(NamedTuple):
-    """One prompt with whatever its verifier needs; `answer` and `meta` hold JSON values (no tuples, no arrays)."""
+    """One prompt with what its verifier needs; `answer` and `meta` hold JSON values (no tuples, no arrays)."""
 
     prompt: str
     answer: Any = None

@@ -41,17 +41,31 @@ def main() -> None:
 
 
 def load(hello: dict[str, Any]) -> tuple[Callable, Callable]:
-    """The verifier named by the first line, and the Example type that it takes."""
+    """The verifier named by the first line, and the Example type that it takes.
+
+    A verifier's module may say `import entjax as ej` and use `ej.tasks`; of the empty package it sees the
+    submodules.
+    """
     sys.path[:] = hello["path"]
     module, _, function = hello["factory"].partition(":")
-    if module.split(".")[0] == "entjax":
-        package = types.ModuleType("entjax")
-        package.__path__ = [hello["package"]]
-        sys.modules["entjax"] = package
+    package = types.ModuleType("entjax")
+    package.__path__ = [hello["package"]]
+    package.__getattr__ = submodule
+    sys.modules["entjax"] = package
     factory = getattr(importlib.import_module(module), function)
     from entjax.tasks.task import Example
 
     return factory(**(hello["kwargs"] or {})), Example
+
+
+def submodule(name: str) -> types.ModuleType:
+    """What `entjax.<name>` is under the empty package."""
+    try:
+        return importlib.import_module(f"entjax.{name}")
+    except ModuleNotFoundError as error:
+        raise AttributeError(
+            f"In a verifier's worker entjax has submodules only, and none is named {name}."
+        ) from error
 
 
 def judge(

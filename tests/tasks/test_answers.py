@@ -1,0 +1,167 @@
+"""Reading and comparing final answers, arithmetic, and tokenizers."""
+
+import random
+from fractions import Fraction
+
+import pytest
+
+from entjax.tasks import arithmetic, arithmetic_chat, char_tokenizer, extract_answer, numbers_equal
+from entjax.tasks.numbers import last_boxed, last_number, parse_number
+
+
+@pytest.mark.parametrize(
+    "text,value",
+    [
+        ("42", 42),
+        ("-3", -3),
+        ("\N{MINUS SIGN}3", -3),
+        ("0.125", Fraction(1, 8)),
+        (".5", Fraction(1, 2)),
+        ("5.", 5),
+        ("1,234,567.5", Fraction(2469135, 2)),
+        ("$1,000", 1000),
+        ("\\$18.00", 18),
+        ("25%", 25),
+        ("3/4", Fraction(3, 4)),
+        ("-6 / 8", Fraction(-3, 4)),
+        ("\\frac{3}{-9}", Fraction(-1, 3)),
+        ("-\\dfrac{1}{2}", Fraction(-1, 2)),
+        ("1.5e3", 1500),
+        ("2E-2", Fraction(1, 50)),
+        ("1" + "0" * 39, 10**39),
+    ],
+)
+def test_numbers_are_read_exactly(text, value):
+    assert parse_number(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "1,23",
+        "1,2345",
+        "1_000",
+        "١٢",
+        "1/0",
+        "\\frac{1}{0}",
+        "--1",
+        "0x10",
+        "1e999",
+        "inf",
+        "nan",
+        "1 2",
+        "9**9",
+        "1/2/3",
+        "1" * 101,
+        "²",
+        "1e",
+        "\\frac{1}{2",
+        "+",
+        ".",
+    ],
+)
+def test_what_is_no_number_is_none(text):
+    assert parse_number(text) is None
+
+
+def test_equality_is_exact():
+    assert numbers_equal("0.5", "\\frac{2}{4}") and numbers_equal("1,000", "1000.0")
+    assert not numbers_equal("0.333", "1/3") and not numbers_equal("x", "x")
+
+
+@pytest.mark.parametrize(
+    "text,answer",
+    [
+        ("so 3 + 4 = 7.", "7"),
+        ("a \\boxed{\\frac{1}{2}} and 9", "\\frac{1}{2}"),
+        ("\\boxed{1} then \\boxed{ {2} }", "{2}"),
+        ("steps\n#### 1,234\nbye 5", "1,234"),
+        ("<answer> x+1 </answer> 3", "x+1"),
+        ("from 5-3", "3"),
+        ("it is -3", "-3"),
+        ("(-4)", "-4"),
+        ("1/2 or 3/4", "3/4"),
+        ("we get \\frac{2}{6}", "\\frac{2}{6}"),
+        ("12 apples cost 3.50", "3.50"),
+        ("\\boxed{1", "1"),
+        ("none", None),
+        ("7" * 50, None),
+    ],
+)
+def test_final_answer_is_found(text, answer):
+    assert extract_answer(text) == answer
+
+
+def test_a_box_with_deep_braces_is_read_to_its_end():
+    inner = "{" * 1000 + "1" + "}" * 1000
+    assert last_boxed("\\boxed{" + inner + "}") == inner
+    assert last_number("a" * 10_000 + " 12") == "12"
+
+
+@pytest.mark.parametrize("task", [arithmetic(3), arithmetic(1, "*"), arithmetic_chat(2, "-")])
+def test_arithmetic_agrees_with_python(task):
+    signs = set()
+    for index in range(200):
+        example = task.example(index)
+        words = example.prompt.removeprefix("What is ").split("?")[0].removesuffix("=").replace(" ", "")
+        op = next(char for char in words if char in "+-*")
+        a, b = map(int, words.split(op))
+        expected = {"+": a + b, "-": a - b, "*": a * b}[op]
+        signs.add((expected > 0) - (expected < 0))
+        assert task.solution(example, random.Random(0)) == str(expected)
+        assert task.verify(example, str(expected)) == 1.0
+        assert task.verify(example, str(expected + 1)) == 0.0
+        assert task.canonical(example, str(expected)) == str(expected)
+    assert signs >= {0, 1}
+
+
+def test_character_answers_must_be_exact_and_replies_may_talk():
+    example = arithmetic(2, "+").example(0)
+    verify = arithmetic(2, "+").verify
+    assert verify(example, example.answer + "$") == 1.0
+    assert [
+        verify(example, text) for text in ("0" + example.answer, " " + example.answer, example.answer + "$$")
+    ] == [0, 0, 0]
+    chat = arithmetic_chat(2, "+")
+    example = chat.example(0)
+    assert chat.verify(example, f"The answer is {example.answer}.") == 1.0
+    assert chat.verify(example, f"{example.answer} or 1000") == 0.0
+
+
+@pytest.mark.parametrize("arguments", [(0,), (2, "/"), (2, "")])
+def test_arithmetic_refuses_what_it_cannot_do(arguments):
+    with pytest.raises(ValueError, match="choose"):
+        arithmetic(*arguments)
+
+
+def test_char_tokenizer_round_trip_and_refusals():
+    tokenizer = char_tokenizer("abc", bos="^")
+    assert (tokenizer.vocab_size, tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id) == (6, 0, 1, 2)
+    assert tokenizer.encode("^cab$") == [2, 5, 3, 4, 1]
+    assert tokenizer.decode([2, 5, 3, 4, 1, 0, 0, 77]) == "cab"
+    with pytest.raises(ValueError, match="'d' in 'abcd' is not in the alphabet"):
+        tokenizer.encode("abcd")
+    with pytest.raises(ValueError, match="distinct"):
+        char_tokenizer("ab$")
+
+
+def test_hf_tokenizer_folder(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    words = {"<pad>": 0, "</s>": 1, "[": 2, "]": 3, "what": 4, "is": 5, "one": 6}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="one"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>")
+    fast.chat_template = "{% for m in messages %}[ {{ m['content'] }} ]{% endfor %}"
+    fast.save_pretrained(tmp_path)
+    from entjax.tasks import hf_tokenizer
+
+    tokenizer = hf_tokenizer(tmp_path)
+    assert tokenizer.encode("what is one") == [4, 5, 6]
+    assert tokenizer.decode([4, 5, 6, 1, 0, 99]) == "what is one"
+    assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.vocab_size, tokenizer.stop_ids) == (1, 0, 7, (1,))
+    assert tokenizer.chat("what is one") == "[ what is one ]"
+    with pytest.raises(FileNotFoundError, match="download the model first"):
+        hf_tokenizer(tmp_path / "absent")
