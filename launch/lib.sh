@@ -53,6 +53,8 @@ load_env() { # load_env FILE: settings as shell assignments; they reach child pr
 require() { # require NAME MEANING: remember what is missing; check_settings reports all of it at once
   local value
   eval "value=\${$1-}"
+  case $MISSING in *"
+  $1: "*) return 0 ;; esac
   if [ -z "$value" ]; then
     MISSING="$MISSING
   $1: $2"
@@ -139,9 +141,9 @@ train_words() { # fill TRAIN with the training command; the arguments are key=va
 
 explain_refusal() { # explain_refusal FILE CODE: what a failed create wrote on stderr, as advice and an exit code
   cat "$1" >&2
-  if grep -qi 'quota' "$1"; then
-    log "error: the cloud refused because of quota. Waiting does not help: ask for quota of this accelerator, this kind \
-(spot, on-demand, reserved) and this zone, or change one of the three. Nothing is billed for '$RUN_NAME'."
+  if grep -Eqi 'quota|(qos|assoc)[a-z]*limit' "$1"; then
+    log "error: refused because of a quota or limit of your account. Waiting does not help: ask for more of this kind of \
+machine (accelerator, spot or on-demand or reserved, zone; with Slurm: account and partition), or change one of them."
     return "$EXIT_QUOTA"
   fi
   if grep -Eqi 'no more capacity|not enough resources|resource_exhausted|stockout|insufficient capacity' "$1"; then
