@@ -73,7 +73,7 @@ class Cloud(NamedTuple):
 def environment(folder=None, settings=None):
     """A clean environment: stubs before everything, no setting of the person who runs the tests."""
     path = os.environ["PATH"]
-    env = {"PATH": path, "HOME": os.environ.get("HOME", "/"), "LC_ALL": "C"}
+    env = {"PATH": path, "HOME": "/home/me", "LC_ALL": "C"}
     if folder is not None:
         env |= {
             "PATH": f"{folder / 'bin'}:{path}",

@@ -46,6 +46,8 @@ def test_start_runs_in_the_background_in_a_session_of_its_own(worker, tmp_path):
     assert worker("status", "r")[1] == "running"
     assert os.getsid(child_pid(tmp_path)) != os.getsid(0)  # the end of the ssh session does not reach it
     os.kill(child_pid(tmp_path), signal.SIGHUP)
+    time.sleep(0.3)
+    assert worker("status", "r")[1] == "running"
 
 
 def test_start_twice_is_one_process(worker, tmp_path):
