@@ -72,6 +72,24 @@ def delta_clip(delta: float = 4.0) -> Surrogate:
     return surrogate
 
 
+def preserve_high(c: float = 3.0) -> Surrogate:
+    """`dual_clip` in value, but tokens above the range keep a gradient (agentic AEPO): the upper bound is high r / sg[r].
+
+    d value / d log pi = F A,   F = high where r > high and A > 0; 0 where r < low or r > c and A < 0; r otherwise. c = 3 (script).
+    """
+    if not c > 1:
+        raise ValueError(f"preserve_high needs c > 1, got {c}.")
+
+    def surrogate(log_ratio, signal):
+        r = ratio(log_ratio)
+        one = jnp.exp(log_ratio - jax.lax.stop_gradient(log_ratio))
+        clipped = jnp.where(r > signal.clip_high, signal.clip_high * one, jnp.maximum(r, signal.clip_low))
+        value = jnp.minimum(r * signal.advantage, clipped * signal.advantage)
+        return jnp.where(signal.advantage < 0, jnp.maximum(value, c * signal.advantage), value)
+
+    return surrogate
+
+
 def unclipped(log_ratio: Array, signal: Signal) -> Array:
     """r A."""
     return ratio(log_ratio) * signal.advantage

@@ -1,0 +1,43 @@
+"""Attention entropy of a token: how diffusely one middle layer looks at its context ("Not All Tokens Learn Alike").
+
+    H_t = -sum_j a_tj log a_tj / log(context length) in [0, 1],     a = attention averaged over the heads of the layer
+
+Anchors are the 20% of the batch's tokens with the most focused attention, explorers the 20% with the most diffuse one.
+`weights.attention_entropy` turns H into weights.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from entjax import masked
+
+
+def raw(attention: Float[Array, "... K"]) -> Float[Array, ...]:
+    """-sum a log a over the keys, 0 log 0 = 0."""
+    attention = masked.wide(attention)
+    seen = attention > 0
+    return -jnp.sum(jnp.where(seen, attention * jnp.log(jnp.where(seen, attention, 1)), 0), axis=-1)
+
+
+def normalized(attention: Float[Array, "... K"], context_length: Array) -> Float[Array, ...]:
+    """`raw` over the entropy of uniform attention; 0 for a context of one key. `context_length` counts the visible keys."""
+    entropy = raw(attention)
+    most = jnp.log(jnp.maximum(context_length, 1).astype(entropy.dtype))
+    most = jnp.broadcast_to(most, entropy.shape)
+    return jnp.where(most > 0, entropy / jnp.where(most > 0, most, 1), 0)
+
+
+def anchors(entropy: Array, mask: Array, fraction: float = 0.2) -> Bool[Array, "B T"]:
+    """The round(fraction n) lowest attention entropies among the n valid tokens."""
+    return masked.lowest(entropy, mask, _share(mask, fraction, entropy.dtype))
+
+
+def explorers(entropy: Array, mask: Array, fraction: float = 0.2) -> Bool[Array, "B T"]:
+    """The round(fraction n) highest attention entropies among the n valid tokens."""
+    return masked.highest(entropy, mask, _share(mask, fraction, entropy.dtype))
+
+
+def _share(mask: Array, fraction: float, dtype) -> Array:
+    return jnp.round(fraction * masked.count(mask, dtype=dtype)).astype(jnp.int32)
