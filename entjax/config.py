@@ -115,6 +115,8 @@ SETTABLE = sorted(
 def load_config(path: str | Path) -> Config:
     """The config that a Python file's `get_config()` returns."""
     path = Path(path)
+    if not path.is_file() and (shipped_configs() / path.name).is_file():
+        path = shipped_configs() / path.name
     if not path.is_file():
         shipped = sorted(p.stem for p in shipped_configs().glob("*.py")) if shipped_configs().is_dir() else []
         raise ConfigError(

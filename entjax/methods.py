@@ -1,0 +1,143 @@
+"""What each recipe is made of: the table of `entjax methods` and the page docs/methods.md, both read off the code.
+
+A recipe's docstring starts with "Title (paper): what it does.", then may say "Evidence: ..." and "Differs: ..." (from the
+released code). Everything else comes from the Objective that it returns.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from entjax import recipes
+from entjax.loss import Objective
+from entjax.transform import Transform
+
+PLACES = {"reward": "reward", "advantage": "advantage", "weight": "weight", "mask": "mask", "clip_low": "clip",
+          "clip_high": "clip", "coef": "loss term", "scale": "average", "knobs": "rollout"}  # fmt: skip
+
+
+class Method(NamedTuple):
+    """One recipe, as far as it can be told without running it."""
+
+    name: str
+    title: str
+    paper: str
+    what: str
+    evidence: str
+    differs: str
+    objective: Objective
+    options: dict[str, Any]
+
+    @property
+    def places(self) -> str:
+        """Where it intervenes beside the plain average."""
+        fields = {f for part in self.objective.parts for f in part.writes} - {"scale"}
+        return ", ".join(dict.fromkeys(PLACES[f] for f in PLACES if f in fields))
+
+    @property
+    def state(self) -> str:
+        """The transforms that carry state."""
+        return ", ".join(p.name for p in self.objective.parts if jax.tree.leaves(p.init(None))) or "-"
+
+    @property
+    def reads(self) -> str:
+        """Which features of the policy it needs, beyond what every run computes."""
+        o = self.objective
+        wanted = {**o.per_step.reads, **o.remembers}
+        return ", ".join([*wanted, *sorted(o.needs)]) or "-"
+
+
+def names() -> list[str]:
+    """All public functions of entjax.recipes, in the order in which they are written."""
+    found = [(f.__code__.co_firstlineno, n) for n, f in vars(recipes).items()
+             if inspect.isfunction(f) and f.__module__ == recipes.__name__ and not n.startswith("_")]  # fmt: skip
+    return [name for _, name in sorted(found)]
+
+
+def method(name: str) -> Method:
+    """The facts of one recipe."""
+    make = getattr(recipes, name)
+    text = inspect.getdoc(make) or ""
+    head = re.match(r"(?P<title>.+?) \((?P<paper>[^)]*)\): (?P<what>.+)", " ".join(text.split("\n\n")[0].split()))
+    if head is None:
+        raise ValueError(f"The docstring of recipes.{name} must start with 'Title (paper): what it does.'")
+    note = lambda key: (re.search(rf"{key}: (.+?)(?:\n\n|\Z)", text, re.S) or [None, "-"])[1]
+    options = {p.name: p.default for p in inspect.signature(make).parameters.values()}
+    flat = lambda s: " ".join(s.split())
+    return Method(name, **head.groupdict(), evidence=flat(note("Evidence")), differs=flat(note("Differs")),
+                  objective=make(), options=options)  # fmt: skip
+
+
+def table() -> str:
+    """One line a recipe, for the terminal."""
+    rows = [("recipe", "paper", "intervenes at", "state", "reads")]
+    rows += [(m.name, m.paper, m.places, m.state, m.reads) for m in map(method, names())]
+    widths = [min(max(len(row[i]) for row in rows), 44) for i in range(5)]
+    cut = lambda text, width: text if len(text) <= width else text[: width - 1] + "…"
+    lines = ["  ".join(cut(cell, w).ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, "", "entjax methods NAME tells what one is made of; train with recipe=NAME."])
+
+
+def describe(name: str) -> str:
+    """Everything about one recipe, or about one transform of some recipe."""
+    if name not in names():
+        return describe_transform(name)
+    m = method(name)
+    lines = [f"{m.name}: {m.title} ({m.paper})", "", inspect.getdoc(getattr(recipes, name)) or "", "", repr(m.objective), ""]
+    lines += ["options: " + (", ".join(f"recipe.{k}={v}" for k, v in m.options.items()) or "none"), ""]
+    return "\n".join([*lines, *(line for part in m.objective.parts for line in _part(part))])
+
+
+def describe_transform(name: str) -> str:
+    """The recipes that use a transform, and what it is."""
+    found = [(m.name, part) for m in map(method, names()) for part in m.objective.parts if part.name == name]
+    if not found:
+        import difflib
+
+        parts = {p.name for m in map(method, names()) for p in m.objective.parts}
+        near = difflib.get_close_matches(name, [*names(), *parts], n=1, cutoff=0.4)
+        raise ValueError(f"There is no method '{name}'" + (f"; did you mean '{near[0]}'?" if near else "."))
+    return "\n".join([*_part(found[0][1]), f"  used by: {', '.join(recipe for recipe, _ in found)}"])
+
+
+def _part(part: Transform) -> list[str]:
+    show = lambda value: getattr(value, "__qualname__", None) or str(value).split(" at 0x")[0][:60]
+    facts = {
+        "hyperparameters": ", ".join(f"{k}={show(v)}" for k, v in part.hyper.items()),
+        "writes": ", ".join(sorted(part.writes)),
+        "reads (current policy)": ", ".join(part.reads),
+        "remembers (behaviour policy)": ", ".join(part.remembers),
+        "needs rollout.extra": ", ".join(sorted(part.needs)),
+        "loss terms": ", ".join(part.terms),
+        "owns": ", ".join(sorted(part.owns)),
+        "state": "yes" if jax.tree.leaves(part.init(None)) else "",
+    }
+    return [part.name, *(f"  {key}: {value}" for key, value in facts.items() if value)]
+
+
+def page() -> str:
+    """docs/methods.md."""
+    lines = ["# Methods", "",
+             "Generated by `python -m entjax.methods > docs/methods.md`; a test keeps it current. Each recipe is one function in "
+             "`entjax/recipes.py`; each transform one file in the room of the field that it writes.", ""]  # fmt: skip
+    lines += ["| recipe | paper | what it does | intervenes at | made of | state | evidence | differs from the released code |",
+              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for m in map(method, names()):
+        made = " → ".join(f"`{p.name}`" for p in m.objective.parts)
+        cells = (f"`{m.name}`", f"{m.title} ({m.paper})", m.what, m.places, made, m.state, m.evidence, m.differs)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def docs_page() -> Path:
+    """Where the generated page lies in a checkout."""
+    return Path(__file__).parent.parent / "docs" / "methods.md"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

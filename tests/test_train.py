@@ -1,0 +1,207 @@
+"""A run from end to end on the tiny model: its directory, its metrics, exact resume, and what bad input gets."""
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import entjax as ej
+from entjax import cli
+from entjax.checkpoint import CheckpointFault
+from entjax.config import ConfigError
+from entjax.log import read_lines
+from entjax.preemption import Preempted
+from entjax.rundir import RunDirectoryError
+from entjax.train import train
+
+
+def config(**changes):
+    base = dict(
+        task=ej.tasks.countdown(numbers=2, split="train"),
+        eval_task=ej.tasks.countdown(numbers=2, split="eval"),
+        model=ej.models.tiny(vocab=19, width=16, layers=1, heads=2, context=64),
+        recipe="entropy_bonus",
+        steps=4, prompts=4, samples=4, minibatches=2, max_new_tokens=9, lr=1e-3,
+        sft_steps=8, sft_batch=16, eval_every=2, eval_prompts=4, eval_samples=4, eval_k=(1, 4), save_every=1, keep=3,
+    )  # fmt: skip
+    return ej.Config(**{**base, **changes})
+
+
+def untimed(records):
+    return [{k: v for k, v in r.items() if not k.startswith(("time/", "tokens/"))} for r in records]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run left alone."""
+    workdir = tmp_path_factory.mktemp("runs") / "alone"
+    result = train(config(), workdir)
+    return workdir, result
+
+
+def test_run_directory(finished):
+    workdir, result = finished
+    records = read_lines(workdir / "metrics.jsonl")
+    assert [r["step"] for r in records] == [0, 1, 2, 3, 4, 4]
+    assert {"reward/mean", "entropy/mean", "grad_norm", "kl/old", "clip/low", "clip/high", "ratio/max", "length/mean",
+            "length/truncated", "groups/no_signal", "mismatch/mean", "tokens/rollout_per_second",
+            "tokens/update_per_second", "verifier/verified"} <= records[1].keys()  # fmt: skip
+    assert {"eval/pass@1", "eval/pass@4", "eval/avg@4", "eval/maj@4"} <= result["after"].keys()
+    assert (workdir / "plots" / "dashboard.png").stat().st_size > 10_000
+    samples = read_lines(workdir / "samples.jsonl")
+    assert len(samples) == 16 and samples[0].keys() == {"step", "prompt", "text", "reward", "group"}
+
+
+def test_sampler_and_trainer_agree(finished):
+    for record in read_lines(finished[0] / "metrics.jsonl")[1:5]:
+        assert record["mismatch/max"] < 1e-5
+        assert abs(record["entropy/rollout"] - record["entropy/mean"]) < 0.2
+
+
+def test_resume_is_exact(finished, tmp_path):
+    """Two steps, then two more in another process's place: the same metrics, samples and weights as four steps."""
+    alone, result = finished
+    train(config(steps=2), tmp_path / "run")
+    again = train(config(), tmp_path / "run", resume=True)
+    assert again["after"] == result["after"] and again["before"] == result["before"]
+    mine = [r for r in untimed(read_lines(tmp_path / "run" / "metrics.jsonl")) if "reward/mean" in r]
+    theirs = [r for r in untimed(read_lines(alone / "metrics.jsonl")) if "reward/mean" in r]
+    strip = lambda rs: [{k: v for k, v in r.items() if not k.startswith("eval/")} for r in rs]
+    assert strip(mine) == strip(theirs)
+    assert read_lines(tmp_path / "run" / "samples.jsonl") == read_lines(alone / "samples.jsonl")
+
+
+def test_sigterm_saves_and_resume_goes_on(finished, tmp_path):
+    alone, result = finished
+
+    def end_after_step_one():
+        while len(read_lines(tmp_path / "run" / "metrics.jsonl") if (tmp_path / "run" / "metrics.jsonl").exists() else []) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=end_after_step_one)
+    watcher.start()
+    with pytest.raises(Preempted):
+        train(config(save_every=100), tmp_path / "run")
+    watcher.join()
+    assert train(config(save_every=100), tmp_path / "run", resume=True)["after"] == result["after"]
+    assert untimed(read_lines(tmp_path / "run" / "metrics.jsonl")) == untimed(read_lines(alone / "metrics.jsonl"))
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, capsys):
+    train(config(steps=2), tmp_path / "run")
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    for path in newest.rglob("*"):
+        if path.is_file() and path.stat().st_size > 100 and "d" in path.parts[-2]:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = train(config(), tmp_path / "run", resume=True)
+    assert "is passed over" in capsys.readouterr().err
+    assert result["after"] == finished[1]["after"]
+
+
+def test_workdirs_that_cannot_be_used(finished, tmp_path):
+    alone, _ = finished
+    with pytest.raises(RunDirectoryError, match="already holds a run"):
+        train(config(), alone)
+    with pytest.raises(ConfigError, match="another config"):
+        train(config(lr=2e-3, steps=5), alone, resume=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirectoryError, match="cannot be written"):
+        train(config(), tmp_path / "file" / "run")
+
+
+def test_a_failing_reward_is_zero_and_counted(tmp_path):
+    def verify(example, text):
+        if len(text) % 2:
+            raise RuntimeError("broken")
+        return float("nan")
+
+    task = config().task._replace(verify=verify)
+    result = train(config(task=task, eval_task=None, steps=1, sft_steps=0), tmp_path / "run")
+    record = read_lines(tmp_path / "run" / "metrics.jsonl")[1]
+    assert record["reward/mean"] == 0.0 and record["verifier/raised"] + record["verifier/nan"] == 16
+    assert result["step"] == 1
+
+
+def test_updates_that_are_not_finite_stop_the_run_with_advice(tmp_path):
+    bad = ej.Objective(ej.stateless("bad", lambda s, c: s.replace(advantage=s.advantage * np.nan), writes={"advantage"}))
+    with pytest.raises(FloatingPointError, match="Lower lr"):
+        train(config(objective=bad, sft_steps=0, stop_after_skips=2), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": -1.0}, "lr"),
+        ({"steps": 1.5}, "whole number"),
+        ({"minibatches": 5}, "cannot be split"),
+        ({"eval_k": (8,)}, "eval_k"),
+        ({"task": "countdown"}, "expected a Task"),
+        ({"max_new_tokens": 64}, "context"),
+        ({"lr_decay": "cubic"}, "lr_decay"),
+        ({"profile": "3"}, "FIRST:LAST"),
+        ({"temperature": float("nan")}, "temperature"),
+    ],
+)
+def test_impossible_configs_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**change)
+
+
+def test_overrides():
+    c = config().override({"lr": "3e-4", "eval_k": "1,2", "recipe.coef": "0.5", "recipe": "entropy_bonus"})
+    assert (c.lr, c.eval_k, c.recipe_options) == (3e-4, (1, 2), {"coef": 0.5})
+    assert dataclasses.replace(c, steps=9).identity() == c.identity() != config().identity()
+    with pytest.raises(ConfigError, match="did you mean 'prompts'"):
+        config().override({"promts": "3"})
+    with pytest.raises(ConfigError, match="did you mean 'grpo'"):
+        ej.setup.build(config(recipe="gpro"))
+    with pytest.raises(ConfigError, match="has no option alfa"):
+        ej.setup.build(config(recipe_options={"alfa": 1}))
+
+
+def test_vocabulary_must_fit():
+    with pytest.raises(ConfigError, match="vocab=19"):
+        ej.setup.build(config(model=ej.models.tiny(vocab=12, width=16, layers=1, heads=2, context=64)))
+
+
+def test_checkpoint_of_another_model(finished, tmp_path):
+    from entjax.checkpoint import Checkpoints
+
+    parts = ej.setup.build(config(model=ej.models.tiny(vocab=19, width=32, layers=1, heads=2, context=64)))
+    checkpoints = Checkpoints(finished[0] / "checkpoints")
+    with pytest.raises(CheckpointFault, match="sizes differ"):
+        checkpoints.restore(4, parts.fresh_state())
+    checkpoints.close()
+
+
+CONFIG_FILE = """
+import entjax as ej
+
+def get_config():
+    return ej.Config(
+        task=ej.tasks.countdown(numbers=2), model=ej.models.tiny(vocab=19, width=16, layers=1, heads=2, context=64),
+        steps=1, prompts=2, samples=2, max_new_tokens=9, eval_prompts=2, eval_samples=2, eval_k=(1,), lr=1e-3)
+"""
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.py").write_text(CONFIG_FILE)
+    assert cli.main(["train", "small.py", "steps=2", "lr=1e-4"]) == 0
+    assert "before" in capsys.readouterr().out
+    assert json.loads((tmp_path / "runs/small/config.json").read_text())["steps"] == 2
+    for command in (["eval", "runs/small"], ["plot", "runs/small"], ["sample", "runs/small", "--prompts", "1"],
+                    ["export", "runs/small", "exported"], ["methods"], ["methods", "grpo"]):  # fmt: skip
+        assert cli.main(command) == 0, command
+    assert (tmp_path / "exported" / "model.safetensors").exists()
+    assert cli.main(["train", "small.py", "stepz=2"]) == 2
+    assert "did you mean 'steps'" in capsys.readouterr().err
+    assert cli.main(["train", "nothing.py"]) == 2
+    assert cli.main(["eval", "nowhere"]) == 2
+    assert cli.main(["train", "small.py", "--resume"]) == 2
