@@ -12,8 +12,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import grain
-
 from entjax.tasks.task import Example, Task
 
 
@@ -103,7 +101,7 @@ def prompts(
     if not 0 <= seed < 2**32:
         raise ValueError(f"prompts(seed={seed}): the seed must be between 0 and 2**32 - 1.")
     name, size, read = _reader(source)
-    order = None if size is None else grain.MapDataset.range(size).seed(seed).shuffle().repeat()
+    order = None if size is None else _shuffled(size, seed)
 
     def example(position: int) -> Example:
         return read(position if order is None else int(order[position]))
@@ -112,6 +110,13 @@ def prompts(
     # a task with another seed and a file with other rows have another first prompt
     identity = {"source": name, "size": size, "seed": seed, "first": zlib.crc32(read(0).prompt.encode())}
     return PromptStream(example, identity, _Share(batch, process_index * local, local))
+
+
+def _shuffled(size: int, seed: int) -> Sequence[int]:
+    """Row numbers by position, without end, every epoch in its own order."""
+    import grain  # here: it takes a second, which `import entjax` shall not
+
+    return grain.MapDataset.range(size).seed(seed).shuffle().repeat()
 
 
 def _reader(source: Task | Sequence[Example]) -> tuple[str, int | None, Callable[[int], Example]]:
