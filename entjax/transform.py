@@ -63,15 +63,51 @@ def tunable(
     """A transform from `f(payload, context, **values) -> payload` whose hyperparameters may each be a number, a schedule or a
     Controller. Controllers are fed with `measure(context)`, without it with the policy entropy in the way that they ask for
     (`Controller.measure`). Values that change are reported as "<name>/<hyperparameter>"."""
-    controllers = {key: as_controller(value) for key, value in hyper.items() if is_dynamic(value)}
-    constants = {key: value for key, value in hyper.items() if key not in controllers}
-
-    def init(payload):
-        states = {key: controller.init() for key, controller in controllers.items()}
-        return {key: state for key, state in states.items() if jax.tree.leaves(state)} or ()
+    init, drive = _driven(hyper, measure)
 
     def update(payload, state, context):
         context = context if context.name else context.enter(name)
+        values, moving, state = drive(context, state)
+        payload = f(payload, context, **values)
+        return (payload.note(context, **moving) if moving else payload), state
+
+    start = lambda payload: init()
+    return Transform(name, start, update, hyper=MappingProxyType(dict(hyper)), **_frozen(about))
+
+
+def stateful(
+    name: str,
+    start: Callable[[], Any],
+    f: Callable[..., tuple[Any, Any]],
+    hyper: Mapping[str, Any],
+    *,
+    measure: Callable[[Any], jax.Array] | None = None,
+    **about,
+) -> Transform:
+    """`tunable` with a state of its own beside the controllers': `f(payload, own, context, **values) -> (payload, own)`."""
+    init, drive = _driven(hyper, measure)
+
+    def update(payload, state, context):
+        context = context if context.name else context.enter(name)
+        values, moving, tuned = drive(context, state["hyper"])
+        payload, own = f(payload, state["own"], context, **values)
+        payload = payload.note(context, **moving) if moving else payload
+        return payload, {"own": own, "hyper": tuned}
+
+    begin = lambda payload: {"own": start(), "hyper": init()}
+    return Transform(name, begin, update, hyper=MappingProxyType(dict(hyper)), **_frozen(about))
+
+
+def _driven(hyper: Mapping[str, Any], measure) -> tuple[Callable, Callable]:
+    """(init() -> state, drive(context, state) -> (all values, those that change, new state)) of the hyperparameters."""
+    controllers = {key: as_controller(value) for key, value in hyper.items() if is_dynamic(value)}
+    constants = {key: value for key, value in hyper.items() if key not in controllers}
+
+    def init():
+        states = {key: controller.init() for key, controller in controllers.items()}
+        return {key: state for key, state in states.items() if jax.tree.leaves(state)} or ()
+
+    def drive(context, state):
         new_state, values = {}, {}
         for key, controller in controllers.items():
             old = state[key] if key in (state or {}) else controller.init()
@@ -79,12 +115,9 @@ def tunable(
             values[key], new = controller.update(seen, old)
             if jax.tree.leaves(new):
                 new_state[key] = new
-        payload = f(payload, context, **constants, **values)
-        if values:
-            payload = payload.note(context, **values)
-        return payload, new_state or ()
+        return {**constants, **values}, values, new_state or ()
 
-    return Transform(name, init, update, hyper=MappingProxyType(dict(hyper)), **_frozen(about))
+    return init, drive
 
 
 def is_dynamic(value: Any) -> bool:
