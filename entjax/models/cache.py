@@ -12,6 +12,16 @@ from entjax.models.config import DecoderConfig, check_length
 
 CACHE_AXES = ("layers", "batch", "kv_heads", "slots", "head_dim")
 
+# (layer, slot) of each new token [B, T], with the rows as a batch axis on both sides: a sharded row axis stays where it is,
+# while an index array for the rows makes XLA gather the keys of all devices before it writes them.
+_BY_ROW = jax.lax.ScatterDimensionNumbers(
+    update_window_dims=(2, 3),
+    inserted_window_dims=(0, 3),
+    operand_batching_dims=(1,),
+    scatter_dims_to_operand_dims=(0, 3),
+    scatter_indices_batching_dims=(0,),
+)
+
 
 @flax.struct.dataclass
 class Cache:
@@ -41,10 +51,14 @@ def write(cache: Cache, layer: Any, k: jax.Array, v: jax.Array, positions: jax.A
     slots = cache.k.shape[3]
     # An index below zero would count from the end, so it is moved past the end, where it is dropped.
     slot = jnp.where(positions < 0, jnp.asarray(slots, positions.dtype), positions)
-    row = jnp.arange(positions.shape[0], dtype=positions.dtype)[:, None]
+    where = jnp.stack([jnp.full_like(slot, layer), slot], axis=-1)
     return jax.tree.map(
-        lambda old, new: old.at[layer, row, :, slot].set(
-            new.transpose(0, 2, 1, 3).astype(old.dtype), mode="drop"
+        lambda old, new: jax.lax.scatter(
+            old,
+            where,
+            new.transpose(0, 2, 1, 3).astype(old.dtype),
+            _BY_ROW,
+            mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
         ),
         cache,
         Cache(k=k, v=v),
