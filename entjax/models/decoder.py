@@ -18,7 +18,7 @@ from entjax.models.attention import Memory, Place, along_last, attention, entrop
 from entjax.models.cache import Cache
 from entjax.models.config import DecoderConfig, check_length, wide
 from entjax.models.rope import cos_sin
-from entjax.models.weights import initial, layer_weights, outer_weights
+from entjax.models.weights import initial_weights, unstack
 
 Constrain = Callable[[jax.Array, tuple[str, ...]], jax.Array]
 HIDDEN_AXES = ("batch", "sequence", "embed")
@@ -37,19 +37,13 @@ class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, constrain: Constrain | None = None) -> None:
         self.config = config
         self.constrain = constrain
-        for name, weight in outer_weights(config).items():
-            setattr(self, name, nnx.Param(initial(name, weight, config, rngs.params())))
-
-        def layer(key: jax.Array) -> dict[str, jax.Array]:
-            table = layer_weights(config)
-            keys = jax.random.split(key, len(table))
-            return {name: initial(name, table[name], config, k) for name, k in zip(table, keys, strict=True)}
-
-        keys = jax.random.split(rngs.params(), config.layers)
+        outer, layers = initial_weights(config, rngs.params())
+        for name, value in outer.items():
+            setattr(self, name, nnx.Param(value))
         if config.scan_layers:
-            self.layers = nnx.Dict(jax.tree.map(nnx.Param, jax.vmap(layer)(keys)))
+            self.layers = nnx.Dict(jax.tree.map(nnx.Param, layers))
         else:
-            self.layers = nnx.List([nnx.Dict(jax.tree.map(nnx.Param, layer(key))) for key in keys])
+            self.layers = nnx.List([nnx.Dict(jax.tree.map(nnx.Param, one)) for one in unstack(layers)])
 
     def head(self) -> jax.Array:
         """The output projection [D, V]: the transposed embedding when tied."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -86,17 +87,46 @@ def shape_of(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
     return tuple(sizes[axis] for axis in weight.axes)
 
 
-def initial(name: str, weight: Weight, config: DecoderConfig, key: jax.Array) -> jax.Array:
+def initial_weights(
+    config: DecoderConfig, key: jax.Array
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The outer weights, and those of all layers stacked [L, ...]; the same for both layouts of the layers."""
+    outer_key, layer_key = jax.random.split(key)
+    outer = _drawn(outer_weights(config), config, (), outer_key)
+    return outer, _drawn(layer_weights(config), config, (config.layers,), layer_key)
+
+
+def _drawn(table: dict[str, Weight], config: DecoderConfig, stack: tuple[int, ...], key: jax.Array) -> dict:
+    keys = jax.random.split(key, len(table))
+    return {name: _initial(name, table[name], config, stack, k) for name, k in zip(table, keys, strict=True)}
+
+
+def _initial(
+    name: str, weight: Weight, config: DecoderConfig, stack: tuple[int, ...], key: jax.Array
+) -> jax.Array:
     """Norms 1, biases 0, matrices normal with std fan_in^-1/2, by (2L)^-1/2 if they write to the residual."""
     shape, dtype = shape_of(weight, config), config.param_dtype
     if name.endswith("norm"):
-        return jnp.ones(shape, dtype)
+        return jnp.ones(stack + shape, dtype)
     if name.endswith("bias"):
-        return jnp.zeros(shape, dtype)
+        return jnp.zeros(stack + shape, dtype)
     std = EMBEDDING_STD if "vocab" in weight.axes else math.prod(shape[: weight.summed]) ** -0.5
     if name in ("out", "down"):
         std *= (2 * config.layers) ** -0.5
-    return jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype)
+    return _normal(key, jnp.asarray(std, dtype), stack + shape)
+
+
+# One small program a shape, shared by all weights and decoders of that shape: the generator compiles slowly.
+@functools.partial(jax.jit, static_argnums=2)
+def _normal(key: jax.Array, std: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.normal(key, shape, std.dtype) * std
+
+
+@jax.jit
+def unstack(layers: dict[str, jax.Array]) -> list[dict[str, jax.Array]]:
+    """Weights stacked [L, ...] as one dictionary a layer."""
+    count = len(jax.tree.leaves(layers)[0])
+    return [{name: value[layer] for name, value in layers.items()} for layer in range(count)]
 
 
 def weight_name(path: tuple[Any, ...]) -> str:

@@ -182,10 +182,11 @@ def test_constrain_sees_the_hidden_states_and_may_change_nothing():
         seen.append((x.shape, axes))
         return x
 
-    config = tiny(V, width=16, layers=2)
-    model = Decoder(config, rngs=nnx.Rngs(0), constrain=constrain)
-    close(model(ids(1, 3)), Decoder(config, rngs=nnx.Rngs(0))(ids(1, 3)))
-    assert set(seen) == {((1, 3, 16), ("batch", "sequence", "embed"))}
+    plain = decoder()
+    graphdef = nnx.split(Decoder(plain.config, rngs=nnx.Rngs(0), constrain=constrain))[0]
+    tokens = ids(3, 12)
+    close(run(nnx.merge(graphdef, nnx.split(plain)[1]), tokens), run(plain, tokens))
+    assert set(seen) == {((3, 12, 32), ("batch", "sequence", "embed"))}
 
 
 @pytest.mark.parametrize(
