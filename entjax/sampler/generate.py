@@ -68,6 +68,12 @@ def generate(
     """Sample `samples` completions of every prompt (token ids). A sequence depends on (key, step, prompt id, sample number)
     and its prompt only, not on what else is in the batch."""
     job = _job(prompts, how, key, step, samples, prompt_ids)
+    longest = int(job.length.max())
+    if longest < sampler.config.context < longest + how.max_new_tokens:
+        raise ValueError(
+            f"A prompt of {longest} tokens and {how.max_new_tokens} new ones exceed the model's context of "
+            f"{sampler.config.context}: lower max_new_tokens or filter the prompts."
+        )
     if how.stop_strings and sampler.text is None:
         raise ValueError(
             "stop_strings need the text of the tokens: make_sampler(..., text=tokenizer.decode)."
@@ -78,6 +84,7 @@ def generate(
     request, waiting = _seat(sampler, job, board, 0)
     state = sampler.device.begin(prefix, request, slots)
     out = _outputs(job, state)
+    prefix = prefix if waiting < job.total else None  # or its memory is free for the others
     while board.running.any():
         watched = bool(how.stop_strings) or waiting < job.total
         state = _run(sampler, params, state, board, watched)

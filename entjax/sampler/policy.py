@@ -7,14 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from entjax import vocab
+from entjax.models.config import wide
 
 CHUNK = 512  # tokens per block of the two-level draw
 
 
 def next_logits(hidden: Float[Array, "B D"], head: Float[Array, "D V"], temperature: Float[Array, " B"]):
     """The policy's logits [B, V]: hidden @ head / temperature in at least float32, forbidden tokens finite."""
-    wide = jnp.promote_types(hidden.dtype, jnp.float32)
-    logits = jnp.einsum("bd,dv->bv", hidden, head.astype(hidden.dtype), preferred_element_type=wide)
+    logits = jnp.einsum(
+        "bd,dv->bv", hidden, head.astype(hidden.dtype), preferred_element_type=wide(hidden.dtype)
+    )
     return vocab.finite_logits(logits, temperature[:, None])
 
 

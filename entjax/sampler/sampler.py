@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Key
 
 from entjax.models import Decoder, DecoderConfig
+from entjax.models.config import wide
 from entjax.sampler.device import Device, compile_for, row_shards
 from entjax.sampler.generate import generate
 from entjax.sampler.host import fetch
@@ -49,6 +49,12 @@ class Sampler(NamedTuple):
                     f"Prompt {i} has {len(prompt)} tokens; the model takes 1 to {self.config.context - 1}, so that at "
                     "least one can be sampled. Filter or shorten the prompts."
                 )
+            if not 0 <= min(prompt) <= max(prompt) < self.config.vocab:
+                worst = max(prompt) if min(prompt) >= 0 else min(prompt)
+                raise ValueError(
+                    f"Prompt {i} holds the token id {worst}, but the model's vocabulary ends at {self.config.vocab - 1}: was "
+                    "it encoded with this model's tokenizer?"
+                )
         rows = self.shapes.rows(len(prompts))
         tokens = np.full((rows, self.shapes.prompt(max(map(len, prompts)))), self.pad_id, np.int32)
         length = np.ones(rows, np.int32)
@@ -61,7 +67,7 @@ class Sampler(NamedTuple):
         self, how: Sampling, source: np.ndarray, key: Key[Array, " R"], temperature: Any = None
     ) -> Request:
         """The arrays for rows that continue `source` [R] (rows of a Prefix, -1 for filler) with the keys [R]."""
-        dtype = jnp.promote_types(self.config.dtype, jnp.float32)
+        dtype = wide(self.config.dtype)
         rules = chain(how.rules) if how.rules else chain()
         stop = list(dict.fromkeys([*self.eos_ids, *how.stop_ids]))
         stop += [-1] * (-len(stop) % STOPS)
@@ -110,6 +116,10 @@ class Sampler(NamedTuple):
 
         They are not marked as sampled. A row that got some runs again and may sample `new` more, as far as it has slots.
         """
+        if len(tokens) != len(state.length):
+            raise ValueError(
+                f"extend() takes one list of tokens for each of the {len(state.length)} rows, got {len(tokens)}."
+            )
         count = np.asarray([len(t) for t in tokens], np.int32)
         length, slots = fetch(state.length), state.tokens.shape[1]
         if (length + count).max() > slots:
@@ -131,7 +141,7 @@ class Sampler(NamedTuple):
         return self.device.fork(state, np.asarray(rows, np.int32), key)
 
     def rewind(self, state: DecodeState, length: Sequence[int]) -> DecodeState:
-        """Take rows back to `length` [R] tokens, from where they run again; a row that is shorter stays as it is."""
+        """Take rows back to `length` [R] tokens, from where they run again; a row that is not longer stays as it is."""
         wanted = np.asarray(length, np.int32)
         if wanted.min() < 1:
             raise ValueError(f"A row keeps at least one token, got length {wanted.min()}.")

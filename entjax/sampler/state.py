@@ -123,11 +123,10 @@ def fork(state: DecodeState, rows: Int[Array, " N"], key: Key[Array, " N"] | Non
 
 
 def cut(state: DecodeState, length: Int[Array, " R"], ended: Bool[Array, " R"]) -> DecodeState:
-    """Rows with at least `length` tokens keep that many, and are then done and finished where `ended`, else running.
-
-    The other rows stay as they are. Per-row states of the decoding rules are not taken back.
+    """Rows longer than `length` keep that many tokens and run again, or are done and finished where `ended`; there a row
+    of just that length is finished too. The other rows stay as they are; per-row states of the rules are not taken back.
     """
-    reached = length <= state.length
+    reached = (length < state.length) | (ended & (length == state.length))
     new_length = jnp.where(reached, length, state.length)
     inside = jnp.arange(state.tokens.shape[1])[None, :] < new_length[:, None]
     zero = lambda x: jnp.where(inside, x, jnp.zeros_like(x))
