@@ -7,8 +7,7 @@ import entjax as ej
 
 def get_config():
     return ej.Config(
-        task=ej.tasks.countdown(numbers=3, split="train"),
-        eval_task=ej.tasks.countdown(numbers=3, split="eval"),
+        task=ej.tasks.countdown(numbers=3),
         model=str(Path(__file__).parent / "countdown3"),
         recipe="grpo",
         steps=80,

@@ -8,8 +8,7 @@ import entjax as ej
 
 def get_config():
     return ej.Config(
-        task=ej.tasks.countdown(numbers=3, split="train"),
-        eval_task=ej.tasks.countdown(numbers=3, split="eval"),
+        task=ej.tasks.countdown(numbers=3),
         model=ej.models.tiny(vocab=19, width=64, layers=3, heads=4, context=64),
         sft_steps=600,
         sft_batch=256,

@@ -103,11 +103,21 @@ def token_losses(
     log_ratio: Float[Array, "B T"], signal: Signal, values: Mapping[str, Array], surrogate: Surrogate
 ) -> Float[Array, "B T"]:
     """The loss of every token; its sum is the loss. `values` are the features named in signal.coef."""
+    return surrogate_losses(log_ratio, signal, surrogate) + term_losses(signal, values, log_ratio)
+
+
+def surrogate_losses(log_ratio: Array, signal: Signal, surrogate: Surrogate) -> Float[Array, "B T"]:
+    """scale * -weight * surrogate."""
     dtype = log_ratio.dtype
-    total = signal.scale.astype(dtype) * -signal.weight.astype(dtype) * surrogate(log_ratio, signal)
+    return signal.scale.astype(dtype) * -signal.weight.astype(dtype) * surrogate(log_ratio, signal)
+
+
+def term_losses(signal: Signal, values: Mapping[str, Array], like: Array) -> Float[Array, "B T"]:
+    """sum_k own_scale_k * coef_k * feature_k."""
+    total = jnp.zeros_like(like)
     for name, coef in signal.coef.items():
         scale = signal.own_scale[name] if name in signal.own_scale else signal.scale
-        factor = scale.astype(dtype) * coef.astype(dtype)
+        factor = scale.astype(like.dtype) * coef.astype(like.dtype)
         total = total + jnp.where(factor != 0, factor * values[name], 0)
     return total
 
@@ -126,57 +136,40 @@ def policy_loss(
 
     `reference`: (hidden, head) of the reference policy, for terms that compare whole distributions.
     """
-    side = per_token_inputs(rollout)
-    if reference is not None:
-        side["ref_hidden"] = vocab.before(reference[0])
-    options = dict(
-        temperature=rollout.temperature,
-        chunk=chunk,
-        reference_head=None if reference is None else reference[1],
-    )
     signal = signal.replace(reward=None, knobs={}, metrics={})
     terms = {name: feature for name, feature in objective.terms.items() if name in signal.coef}
-    surrogate, offset = objective.per_token, 0.0
-    if sees_whole_rows(surrogate):
-        slope, offset = _row_slopes(surrogate, hidden, head, rollout, signal, options)
-        signal, surrogate = (
-            signal.replace(advantage=slope, weight=jnp.ones_like(slope), scale=signal.scale),
-            None,
-        )
-        side["surrogate_slope"] = slope
-    mask = rollout.mask
+    side = {**per_token_inputs(rollout), "signal": signal, "mask": rollout.mask}
+    options: dict = {"temperature": rollout.temperature, "chunk": chunk}
+    known = jnp.zeros(())
+    if sees_whole_rows(objective.per_token):
+        known, side["slope"] = _row_slopes(objective.per_token, hidden, head, rollout, signal, options)
+    if reference is not None:
+        side["ref_hidden"], options["reference_head"] = vocab.before(reference[0]), reference[1]
 
     def per_token(row):
-        logp = vocab.logp(row)
-        part: Signal = row.side["signal"]
-        values = {name: feature(row) for name, feature in terms.items()}
-        if surrogate is None:
-            losses = token_losses(logp, part.replace(scale=part.scale * 0), values, lambda x, s: x * 0)
-            losses = losses + row.side["surrogate_slope"] * (logp - jax.lax.stop_gradient(logp))
+        logp, part = vocab.logp(row), row.side["signal"]
+        if "slope" in row.side:  # its value is `known`; here only its gradient
+            losses = row.side["slope"] * (logp - jax.lax.stop_gradient(logp))
         else:
             log_ratio = log_ratios(logp, row.side["old_logp"], part.mask & row.side["mask"])
-            losses = token_losses(log_ratio, part, values, surrogate)
+            losses = surrogate_losses(log_ratio, part, objective.per_token)
+        losses = losses + term_losses(part, {name: feature(row) for name, feature in terms.items()}, losses)
         aux = {"logp": jax.lax.stop_gradient(logp), "entropy": jax.lax.stop_gradient(vocab.entropy(row))}
         return jnp.where(row.side["mask"], losses, 0), aux
 
-    side = {**side, "signal": signal, "mask": mask}
     loss, aux = vocab.sweep(per_token, hidden, head, rollout.tokens, side, **options)
-    return LossOutput(loss + offset, aux["logp"], aux["entropy"])
+    return LossOutput(loss + known.astype(loss.dtype), aux["logp"], aux["entropy"])
 
 
 def _row_slopes(surrogate, hidden, head, rollout, signal, options):
-    """(d loss / d logp [B, T], the loss): a surrogate of whole rows is differentiated on logp alone, before the sweep."""
+    """(the loss, d loss / d logp [B, T]): a surrogate of whole rows is differentiated on logp alone, before the sweep."""
     frozen = jax.lax.stop_gradient((hidden, head))
-    options = {key: value for key, value in options.items() if key != "reference_head"}
     logp = vocab.features(*frozen, rollout.tokens, {"logp": vocab.logp}, **options)["logp"]
-    only_surrogate = signal.replace(coef={})
 
     def total(logp):
-        log_ratio = log_ratios(logp, rollout.old_logp, signal.mask)
-        return token_losses(log_ratio, only_surrogate, {}, surrogate).sum()
+        return surrogate_losses(log_ratios(logp, rollout.old_logp, signal.mask), signal, surrogate).sum()
 
-    value, slope = jax.value_and_grad(total)(logp)
-    return slope, value
+    return jax.value_and_grad(total)(logp)
 
 
 def per_token_inputs(rollout: Rollout) -> dict[str, Array]:

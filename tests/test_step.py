@@ -148,7 +148,7 @@ def test_missing_inputs_are_named():
 @pytest.mark.parametrize("surrogate", [ej.surrogates.gspo, ej.surrogates.gmpo, ej.surrogates.vespo])
 def test_whole_row_surrogates_in_chunks_equal_autodiff(surrogate):
     """The sweep takes their slope first; plain autodiff through full logits must agree."""
-    objective = ej.Objective(per_token=surrogate)
+    objective = ej.Objective(per_step=entropy_bonus(0.1), per_token=surrogate)
     model, rollout = tiny.model(), tiny.rollout(drift=0.05)
     graphdef, params = nnx.split(model)
     rollout = rollout.replace(
@@ -156,7 +156,7 @@ def test_whole_row_surrogates_in_chunks_equal_autodiff(surrogate):
             ej.init_train_state(tiny.model(1), objective, optax.sgd(1.0), jax.random.key(0)), rollout
         ).old_logp
     )
-    signal = ej.Signal.start(rollout)
+    signal, _ = objective.per_step.update(ej.Signal.start(rollout), {}, ej.Context(rollout))
 
     def swept(params):
         m = nnx.merge(graphdef, params)
@@ -168,7 +168,8 @@ def test_whole_row_surrogates_in_chunks_equal_autodiff(surrogate):
         logp = jnp.take_along_axis(log_probs[:, :-1], rollout.tokens[:, 1:, None], -1)[..., 0]
         logp = jnp.pad(logp, ((0, 0), (1, 0)))
         ratio = ej.loss.log_ratios(logp, rollout.old_logp, rollout.mask)
-        return -(signal.scale * surrogate(ratio, signal)).sum()
+        entropy = jnp.pad(-(jnp.exp(log_probs) * log_probs).sum(-1)[:, :-1], ((0, 0), (1, 0)))
+        return -(signal.scale * (surrogate(ratio, signal) + 0.1 * entropy)).sum()
 
     (a, ga), (b, gb) = jax.value_and_grad(swept)(params), jax.value_and_grad(plain)(params)
     np.testing.assert_allclose(a, b, rtol=1e-5)
