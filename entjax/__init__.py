@@ -2,14 +2,18 @@
 
 from entjax import (
     advantages,
+    attention_entropy,
     averages,
     clips,
     control,
+    entropy_change,
     kl,
     masked,
     models,
     regularizers,
+    rewards,
     rollouts,
+    setup,
     surrogates,
     tasks,
     vocab,
