@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from entjax import attention_entropy
 from entjax.models import cache as caches
 from entjax.models.cache import Cache
 from entjax.models.config import DecoderConfig, wide
@@ -80,5 +81,5 @@ def attention(
 
 
 def entropy_of_attention(p: jax.Array) -> jax.Array:
-    """-sum_s p log p in nats, averaged over all heads: [B, T] from p [B, Hkv, G, T, S]."""
-    return jnp.mean(-jnp.sum(jax.scipy.special.xlogy(p, p), axis=-1), axis=(1, 2))
+    """Entropy in nats [B, T] of the attention averaged over all heads, from p [B, Hkv, G, T, S]."""
+    return attention_entropy.raw(jnp.mean(p, axis=(1, 2)))

@@ -34,6 +34,10 @@ class Decoder(nnx.Module):
     to XLA.
     """
 
+    embedding: nnx.Param
+    norm: nnx.Param
+    unembedding: nnx.Param  # absent when tied
+
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, constrain: Constrain | None = None) -> None:
         self.config = config
         self.constrain = constrain
@@ -65,7 +69,7 @@ class Decoder(nnx.Module):
         With a cache the new keys go to the slots `positions`, a query looks at the slots up to its own
         position, and (hidden, cache) is returned; positions outside the cache are not written. `window`
         promises that all positions are below it, and no slot beyond is read. `attention_layer=l` appends the
-        entropy [B, T] of the attention of layer l.
+        entropy [B, T] of layer l's attention, averaged over its heads first.
         """
         config = self.config
         _check_call(config, segments, cache, window, attention_layer)

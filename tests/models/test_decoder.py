@@ -167,6 +167,14 @@ def test_attention_entropy_is_that_of_its_layer():
     close(run(model, tokens, attention_layer=1)[1], np.log(np.arange(1, 8))[None].repeat(2, axis=0))
 
 
+def test_attention_entropy_averages_the_heads_first():
+    """One head on the first token, one on the second: log 2, where the mean of the heads' entropies would be 0."""
+    from entjax.models.attention import entropy_of_attention
+
+    p = jnp.array([[1.0, 0.0], [0.0, 1.0]]).reshape(1, 2, 1, 1, 2)
+    close(entropy_of_attention(p), [[np.log(2)]], 1e-6)
+
+
 def test_the_graph_holds_weights_only_and_hashes():
     graphdef, params = nnx.split(decoder())
     assert hash(graphdef) == hash(nnx.split(decoder(seed=3))[0])
