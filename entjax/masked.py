@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 def wide(x: Array) -> Array:
     """x in at least float32; booleans and integers become float32."""
-    return x.astype(
-        jnp.promote_types(x.dtype, jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-    )
+    # Not jnp.promote_types, which refuses to mix floats under strict promotion.
+    already = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
+    return x if already else x.astype(jnp.float32)
 
 
 def keep(x: Array, mask: Array) -> Array:
