@@ -24,7 +24,7 @@ def hicra(*, alpha: Target | Controller = 0.2, grams: Grams | None = None) -> Tr
 
     def f(signal, context, *, alpha):
         if grams is None:
-            planning = signal.mask & (context.rollout.extra["planning"] != 0)
+            planning = signal.mask & context.rollout.extra["planning"].astype(bool)
         else:
             planning = detect(context.rollout.tokens, signal.mask, grams)
         advantage = masked.keep(signal.advantage, signal.mask)
