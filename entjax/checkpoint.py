@@ -111,7 +111,7 @@ class Checkpoints:
 
 
 def _abstract(leaf) -> jax.ShapeDtypeStruct:
-    leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    leaf = leaf if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)) else np.asarray(leaf)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
 
 

@@ -122,7 +122,7 @@ def _restored(workdir: Path, overrides: Sequence[str] = ()):
     checkpoints = Checkpoints(workdir / "checkpoints", keep=1_000_000)
     if not checkpoints.steps():
         raise CheckpointFault(f"{workdir} holds no checkpoint yet.")
-    state = checkpoints.restore(checkpoints.steps()[-1], parts.fresh_state())
+    state = checkpoints.restore(checkpoints.steps()[-1], parts.like())
     checkpoints.close()
     return parts, state
 

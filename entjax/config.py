@@ -18,6 +18,7 @@ from typing import Any
 
 from entjax.loss import Objective
 from entjax.models import DecoderConfig
+from entjax.sharding import ShardingRules
 from entjax.tasks import Task
 from entjax.transform import Transform
 
@@ -32,6 +33,9 @@ class Config:
 
     task: Task  # prompts and verifier
     model: DecoderConfig | str  # a new model, or the folder of a Hugging Face checkpoint
+    model_options: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # of a checkpoint: fields of DecoderConfig, e.g. {"dtype": "bfloat16", "scan_layers": True, "remat": "full"}
     recipe: str = "grpo"  # a name of `entjax methods`
     recipe_options: Mapping[str, Any] = dataclasses.field(
         default_factory=dict
@@ -73,7 +77,11 @@ class Config:
     keep: int = 2  # checkpoints kept
     log_samples: int = 4  # completions written per step
     stop_after_skips: int = 10  # give up after so many updates in a row that were not finite
-    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)  # e.g. {"fsdp": 8}; empty: one device
+    mesh: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # e.g. {"fsdp": 8}, -1: all that is left; empty: one device, or fsdp over the devices of several processes
+    sharding: ShardingRules = dataclasses.field(default_factory=ShardingRules)  # which mesh axes cut what
+    sampler_sharding: ShardingRules | None = None  # other rules for the weights while sampling; None: the same
     profile: str = ""  # "10:12" writes a trace of steps 10 to 12
 
     def __post_init__(self) -> None:
@@ -96,7 +104,7 @@ class Config:
     def identity(self) -> str:
         """A short name of everything that a resumed run must share with the checkpoint."""
         free = {"steps", "eval_every", "eval_prompts", "eval_samples", "eval_k", "save_every", "keep", "log_samples", "profile",
-                "mesh", "microbatches", "chunk", "stop_after_skips"}  # fmt: skip
+                "mesh", "sharding", "sampler_sharding", "microbatches", "chunk", "stop_after_skips"}  # fmt: skip
         same = {key: value for key, value in self.describe().items() if key not in free}
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -15,10 +16,11 @@ from entjax import recipes
 from entjax.config import Config, ConfigError
 from entjax.data import PromptStream, prompts
 from entjax.loss import Objective
-from entjax.models import Decoder, DecoderConfig, load_hf
+from entjax.models import Decoder, DecoderConfig, abstract_params, load_config, load_hf
 from entjax.rollouts import Strategy, groups
 from entjax.rollouts.harvest import Tools
 from entjax.sampler import Sampler, Sampling, make_sampler
+from entjax.sharding import Layout, MeshError, beside, make_mesh, mirror, resharder
 from entjax.step import TrainState, init_train_state, make_score, make_train_step
 from entjax.tasks import Example, Scorer, Task, Tokenizer, char_tokenizer, hf_tokenizer, scorer
 
@@ -40,10 +42,27 @@ class Parts(NamedTuple):
     strategy: Strategy
     stream: PromptStream
     eval_examples: list[Example]
+    layout: Layout | None = None  # None: one device
+    for_sampler: Callable[[Any], Any] | None = None  # the trainer's weights laid out for the sampler; None: as they are
 
     def fresh_state(self) -> TrainState:
-        """The state before the first step."""
-        return init_train_state(self.model, self.objective, self.optimizer, jax.random.key(self.config.seed))
+        """The state before the first step; on a mesh every device makes its own pieces."""
+        graphdef, params = nnx.split(self.model)
+        key = jax.random.key(self.config.seed)
+        make = lambda params: init_train_state(nnx.merge(graphdef, params), self.objective, self.optimizer, key)
+        return beside(make, params)
+
+    def like(self) -> TrainState:
+        """A state to restore into: on a mesh shapes and places only, so that nothing is held twice."""
+        if self.layout is None:
+            return self.fresh_state()
+        key = jax.jit(lambda: jax.random.key(self.config.seed), out_shardings=self.layout.whole)()
+        return abstract_state(self.model, self.objective, self.optimizer, self.layout).replace(key=key)
+
+    def with_weights(self, state: TrainState, params: Any) -> TrainState:
+        """The state with other weights: a new optimizer state, and a reference that starts from them."""
+        reference = None if state.reference is None else jax.tree.map(jnp.copy, params)
+        return state.replace(params=params, opt_state=beside(self.optimizer.init, params), reference=reference)
 
     def tools(self, params: Any, step: int, *, samples: int | None = None, temperature: float | None = None,
               held_out: bool = False) -> Tools:  # fmt: skip
@@ -51,6 +70,7 @@ class Parts(NamedTuple):
         c = self.config
         n = c.samples if samples is None else samples
         base = jax.random.fold_in(jax.random.key(c.seed), 2 if held_out else 1)
+        params = self.for_sampler(params) if self.for_sampler else params
         policy_temperature = c.temperature if temperature is None else temperature
 
         def generate(
@@ -81,7 +101,8 @@ def build(config: Config) -> Parts:
     """All parts of a run."""
     tokenizer = make_tokenizer(config)
     objective = make_objective(config)
-    model = make_model(config, tokenizer)
+    layout = make_layout(config)
+    model = make_model(config, tokenizer, layout)
     optimizer = make_optimizer(config)
     examples = eval_examples(config)
     parts = Parts(
@@ -91,17 +112,17 @@ def build(config: Config) -> Parts:
         objective=objective,
         optimizer=optimizer,
         sampler=make_sampler(
-            model, eos_ids=tokenizer.stop_ids or (tokenizer.eos_id,), pad_id=tokenizer.pad_id, text=tokenizer.decode
+            model, eos_ids=tokenizer.stop_ids or (tokenizer.eos_id,), pad_id=tokenizer.pad_id, text=tokenizer.decode,
+            rows_sharding=layout and layout.rows,
         ),
-        score=make_score(model, objective, microbatches=config.microbatches * config.minibatches, chunk=config.chunk),
-        step=make_train_step(
-            model, objective, optimizer,
-            microbatches=config.microbatches, minibatches=config.minibatches, chunk=config.chunk,
-        ),
+        score=placed(layout, make_scoring(config, model, objective, layout)),
+        step=placed(layout, make_step(config, model, objective, optimizer, layout)),
         scorer=scorer(config.task),
         strategy=config.strategy or groups(resample=config.dynamic_sampling),
         stream=prompts(config.task, seed=config.seed, batch=config.prompts),
         eval_examples=examples,
+        layout=layout,
+        for_sampler=make_for_sampler(config, layout, model),
     )  # fmt: skip
     check_prompts(parts)
     return parts
@@ -114,18 +135,99 @@ def make_tokenizer(config: Config) -> Tokenizer:
     return hf_tokenizer(str(config.model))
 
 
-def make_model(config: Config, tokenizer: Tokenizer) -> nnx.Module:
+def make_layout(config: Config) -> Layout | None:
+    """The mesh and its rules; None for one device."""
+    shape = dict(config.mesh) or ({"fsdp": -1} if jax.process_count() > 1 else {})
+    if not shape:
+        return None
+    layout = Layout(make_mesh(shape), config.sharding)
+    layout.check(config)
+    return layout
+
+
+def make_model(config: Config, tokenizer: Tokenizer, layout: Layout | None = None) -> nnx.Module:
     """A new model, or the checkpoint's."""
-    if isinstance(config.model, DecoderConfig):
+    if not isinstance(config.model, DecoderConfig):
+        model = load_checkpoint(config, layout)
+    elif layout is None:
         model = Decoder(config.model, rngs=nnx.Rngs(config.seed))
     else:
-        model = load_hf(config.model)
+        model = layout.create(lambda: Decoder(config.model, rngs=nnx.Rngs(config.seed), constrain=layout.constrain))
     if tokenizer.vocab_size > model.config.vocab:
         raise ConfigError(
             f"The tokenizer knows {tokenizer.vocab_size} tokens but the model has {model.config.vocab}: set "
             f"model=ej.models.tiny(vocab={tokenizer.vocab_size}), or use the tokenizer that belongs to the checkpoint."
         )
     return model
+
+
+def load_checkpoint(config: Config, layout: Layout | None) -> nnx.Module:
+    """The decoder of a Hugging Face folder; on a mesh every process keeps only its pieces."""
+    options = dict(config.model_options)
+    if layout is None:
+        return load_hf(config.model, **options)
+    model = load_hf(
+        config.model, shardings=layout.weights(abstract_params(load_config(config.model, **options))), **options
+    )
+    model.constrain = layout.constrain
+    return model
+
+
+def chunk_of(config: Config, layout: Layout | None) -> int:
+    """Tokens whose logits exist at one time, over all devices: `chunk` counts those of one device."""
+    return config.chunk * (layout.row_shards if layout else 1)
+
+
+def make_scoring(config: Config, model: nnx.Module, objective: Objective, layout: Layout | None) -> Any:
+    """The compiled scoring pass of a run."""
+    pieces = config.microbatches * config.minibatches
+    return make_score(model, objective, microbatches=pieces, chunk=chunk_of(config, layout))
+
+
+def make_step(
+    config: Config,
+    model: nnx.Module,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    layout: Layout | None,
+) -> Any:
+    """The compiled update of a run."""
+    shardings = None
+    if layout is not None:
+        state = abstract_state(model, objective, optimizer, layout)
+        shardings = jax.tree.map(lambda x: x.sharding, state).replace(signal_state=layout.whole, knobs=layout.whole)
+    return make_train_step(
+        model, objective, optimizer,
+        microbatches=config.microbatches, minibatches=config.minibatches, chunk=chunk_of(config, layout),
+        shardings=shardings,
+    )  # fmt: skip
+
+
+def abstract_state(
+    model: nnx.Module, objective: Objective, optimizer: optax.GradientTransformation, layout: Layout | None
+) -> TrainState:
+    """Shapes, types and (on a mesh) shardings of the state of a run; `model` may hold shapes instead of arrays."""
+    graphdef, params = nnx.split(model)
+    make = lambda params: init_train_state(nnx.merge(graphdef, params), objective, optimizer, jax.random.key(0))
+    state = jax.eval_shape(make, params)
+    if layout is None:
+        return state
+    shardings = mirror(state, params, layout.weights(params))
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+
+
+def placed(layout: Layout | None, f: Callable) -> Callable:
+    """f(state, rollout) with the rows of a rollout from the host put on the devices that own them."""
+    return f if layout is None else lambda state, rollout: f(state, layout.rollout(rollout))
+
+
+def make_for_sampler(config: Config, layout: Layout | None, model: nnx.Module) -> Callable[[Any], Any] | None:
+    """From the trainer's weights to the sampler's, laid out by its own rules; None when it has none."""
+    if config.sampler_sharding is None:
+        return None
+    if layout is None:
+        raise MeshError("sampler_sharding needs a mesh: set mesh, e.g. mesh=fsdp:-1, or leave it out.")
+    return resharder(layout._replace(rules=config.sampler_sharding), nnx.split(model)[1])
 
 
 def make_objective(config: Config) -> Objective:

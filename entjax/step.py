@@ -135,8 +135,12 @@ def make_train_step(
     microbatches: int = 1,
     minibatches: int = 1,
     chunk: int = vocab.CHUNK,
+    shardings: TrainState | None = None,
 ) -> Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Array]]]:
-    """step(state, rollout) -> (state, metrics), compiled once per shape; the state is donated."""
+    """step(state, rollout) -> (state, metrics), compiled once per shape; the state is donated.
+
+    `shardings` (a prefix of the state) keeps the new state where the old one was; None leaves it to the compiler.
+    """
     graphdef, _ = nnx.split(model)
     update = _make_update(graphdef, objective, optimizer, microbatches, chunk)
 
@@ -173,7 +177,7 @@ def make_train_step(
         )
         return state, {**notes, **metrics}
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
 
 
 def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, chunk: int):

@@ -6,6 +6,7 @@ round is TrainState and the position in the stream of prompts; both are in every
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -38,7 +39,8 @@ def train(
     SIGTERM comes.
     """
     parts = setup.build(config)
-    with RunDirectory(Path(workdir), resume=resume, source=source) as run, Notice() as notice:
+    files = {"config.json": json.dumps(config.describe(), indent=1)} | ({} if source is None else {"config.py": source})
+    with RunDirectory(Path(workdir), resume=resume, files=files) as run, Notice() as notice:
         try:
             return Loop(parts, run, notice).go()
         finally:
@@ -107,8 +109,7 @@ class Loop:
                 report=report,
             )
             progress.close()
-            reference = None if state.reference is None else jax.tree.map(jax.numpy.copy, params)
-            state = state.replace(params=params, opt_state=parts.optimizer.init(params), reference=reference)
+            state = parts.with_weights(state, params)
         self.state = state
         self.before = self._evaluate(0)
         self._log({"step": 0, **self.before})
@@ -231,7 +232,7 @@ class Loop:
                         f"{self.run.path} holds a run of another config: resume it with its own config.py, or start this one "
                         "in another --workdir."
                     )
-                state = self.checkpoints.restore(step, self.parts.fresh_state())
+                state = self.checkpoints.restore(step, self.parts.like())
             except ConfigError:
                 raise
             except Exception as error:

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array
 
-from entjax import vocab
+from entjax import sharding, vocab
 from entjax.tasks import Task, Tokenizer
 from entjax.tasks.task import rng_of
 
@@ -46,7 +45,7 @@ def make_sft_step(
 
 def solutions(
     task: Task, tokenizer: Tokenizer, *, seed: int, length: int
-) -> Callable[[int, int], tuple[Array, Array]]:
+) -> Callable[[int, int], tuple[np.ndarray, np.ndarray]]:
     """batch(step, size) -> (tokens, mask [size, length]) of prompts with worked answers and the end mark, deterministic."""
     if task.solution is None:
         raise ValueError(f"The task {task.name} offers no worked solutions.")
@@ -58,14 +57,14 @@ def solutions(
         answer = solve(example, rng_of("warmup", seed, index)) or ""
         return [*prompt, *tokenizer.encode(answer), tokenizer.eos_id][:length], len(prompt)
 
-    def batch(step: int, size: int) -> tuple[Array, Array]:
+    def batch(step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         tokens = np.full((size, length), tokenizer.pad_id, np.int32)
         mask = np.zeros((size, length), bool)
         for i in range(size):
             ids, prompt = row(step * size + i)
             tokens[i, : len(ids)] = ids
             mask[i, prompt : len(ids)] = True
-        return jnp.asarray(tokens), jnp.asarray(mask)
+        return tokens, mask  # on the host: every device takes what it needs
 
     return batch
 
@@ -85,7 +84,7 @@ def warm_up(
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=0.0)
     )
-    opt_state = optimizer.init(params)
+    opt_state = sharding.beside(optimizer.init, params)
     step = make_sft_step(model, optimizer, chunk=chunk)
     for i in range(steps):
         params, opt_state, nll = step(params, opt_state, *batch(i, size))
