@@ -58,8 +58,12 @@ class ShardingRules:
     def without(self, *axes: str) -> ShardingRules:
         """Weights that are not cut along these mesh axes; rows still are. For a sampler that wants them whole."""
         rows = ("batch", "sequence", "width")
-        keep = lambda name, value: value if name in rows else tuple(axis for axis in value if axis not in axes)
-        return ShardingRules(**{f.name: keep(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)})
+        keep = lambda name, value: (
+            value if name in rows else tuple(axis for axis in value if axis not in axes)
+        )
+        return ShardingRules(
+            **{f.name: keep(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)}
+        )
 
     def mesh_axes(self) -> set[str]:
         """Every mesh axis that some rule names."""
@@ -72,7 +76,9 @@ def mesh_sizes(shape: Mapping[str, int], devices: int) -> dict[str, int]:
     if not shape:
         raise MeshError("The mesh has no axes: name at least one, e.g. mesh=fsdp:-1.")
     if any(size < 1 and size != -1 for size in shape.values()) or list(shape.values()).count(-1) > 1:
-        raise MeshError(f"mesh={given}: sizes are whole numbers from 1, and at most one is -1 (all that is left).")
+        raise MeshError(
+            f"mesh={given}: sizes are whole numbers from 1, and at most one is -1 (all that is left)."
+        )
     fixed = math.prod(size for size in shape.values() if size != -1)
     if devices % fixed or (-1 not in shape.values() and fixed != devices):
         raise MeshError(
@@ -161,7 +167,9 @@ class Layout(NamedTuple):
     def create(self, make: Callable[[], nnx.Module]) -> nnx.Module:
         """The module that `make` makes, its weights drawn in pieces on the devices that keep them."""
         graphdef, params = nnx.split(nnx.eval_shape(make))
-        return nnx.merge(graphdef, jax.jit(lambda: nnx.split(make())[1], out_shardings=self.weights(params))())
+        return nnx.merge(
+            graphdef, jax.jit(lambda: nnx.split(make())[1], out_shardings=self.weights(params))()
+        )
 
     def check(self, config: Any) -> None:
         """Refuse, before anything is compiled, a mesh that the rules or the number of rows of a run do not fit."""
