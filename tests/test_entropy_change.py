@@ -57,7 +57,7 @@ def situation(logits, old, token, advantage, clip=(0.8, 1.2)):
     return signal, ej.Context(rollout, stats)
 
 
-def true_change(logits, old, token, advantage, eta=1e-4):
+def true_change(logits, old, token, advantage, eta=1e-6):
     """(H(z + eta g (e_k - p)) - H(z)) / eta in NumPy, g = r A, the gradient of the unclipped surrogate."""
     log_softmax = lambda z: z - np.logaddexp.reduce(z, -1, keepdims=True)
     entropy = lambda z: -(np.exp(log_softmax(z)) * log_softmax(z)).sum(-1)
