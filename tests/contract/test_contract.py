@@ -213,25 +213,3 @@ def test_degenerate_batches_stay_finite(row):
             finite(everything(rollout))
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from None
-
-
-@every
-def test_microbatches_do_not_change_the_step(row):
-    objective, optimizer = objective_of(row), optax.sgd(0.1)
-    rollout = tiny.rollout()
-    rollout = rollout.replace(extra=inputs(rollout, row.inputs))
-
-    def run(pieces):
-        state = ej.init_train_state(tiny.model(), objective, optimizer, jax.random.key(0))
-        if state.reference is not None:
-            state = state.replace(reference=nnx.split(tiny.model(1))[1])
-        kept = {k: v for k, v in rollout.extra.items() if k != "ref_logp"}
-        scored = ej.make_score(model(), objective, microbatches=pieces)(state, rollout.replace(extra=kept))
-        scored = scored.replace(old_logp=rollout.old_logp)
-        return ej.make_train_step(model(), objective, optimizer, microbatches=pieces)(state, scored)
-
-    (one, metrics), (four, more) = run(1), run(4)
-    for name, x in arrays((one.params, one.signal_state, metrics)).items():
-        y = arrays((four.params, four.signal_state, more))[name]
-        np.testing.assert_allclose(x, y, rtol=5e-5, atol=2e-6, err_msg=name)
-    assert int(one.skipped) == 0
