@@ -10,6 +10,7 @@ WHY_ONE_OWNER = {
     "clip": "each sets the clip range, so the first would be overwritten",
     "scale": "each sets the averaging weights, so the first would be overwritten",
     "kl": "two controllers of the KL penalty fight over one divergence",
+    "reward": "each replaces the reward, so the first would be overwritten",
 }
 
 # Two methods that treat the same tokens in opposite or doubled ways (names of transforms, reason).
@@ -25,6 +26,15 @@ FIGHTS = (
     ({"tea", "kl_cov"}, "TEA rewards the tokens that KL-Cov holds back"),
     ({"ear", "agentic_advantage"}, "one favours low, the other high entropy: they roughly cancel"),
     ({"ear", "echo_shaping"}, "one favours low, the other high entropy: they roughly cancel"),
+    ({"empg", "entropy_bonus"}, "EMPG holds back the high-entropy tokens that the entropy bonus raises"),
+    ({"empg", "hapo_redistribution"}, "EMPG holds back the high-entropy tokens that HAPO raises"),
+    ({"empg", "agentic_advantage"}, "EMPG holds back the high-entropy tokens that agentic AEPO raises"),
+    ({"hapo_redistribution", "entropy_bonus"}, "both raise the advantage of high-entropy tokens"),
+    ({"hapo_redistribution", "agentic_advantage"}, "both scale the advantage by 1 + a * entropy"),
+    ({"erpo", "agentic_advantage"}, "both scale the advantage by the standardised entropy"),
+    ({"hicra", "entropy_bonus"}, "planning tokens are uncertain: both raise their advantage"),
+    ({"dgpo", "kl"}, "DGPO replaces the KL penalty"),
+    ({"dgpo", "full_kl"}, "DGPO replaces the KL penalty"),
     ({"agentic_advantage", "echo_shaping"}, "both scale the advantage by 1 + a * z(entropy)"),
     (
         {"clip_b", "lp_reg"},
@@ -38,6 +48,22 @@ FIGHTS = (
         {"entrocraft", "entropic"},
         "the sign filter leaves one sign per batch: EntroPIC's actuator loses authority",
     ),
+    (
+        {"quantile", "entropic_balance"},
+        "the quantile baseline leaves one sign per group: the balance has nothing to weigh",
+    ),
+    ({"replay_baseline", "entropic"}, "replayed rows are all positive: EntroPIC's actuator loses authority"),
+    (
+        {"replay_baseline", "entropic_balance"},
+        "replayed rows are all positive: the balance has nothing to weigh",
+    ),
+    ({"empo", "seed"}, "both reward agreement of the same answer clusters: it counts twice"),
+    (
+        {"pear", "entropy_bonus"},
+        "PEAR pays for low entropy in the reasoning that the bonus pays for high entropy",
+    ),
+    ({"pear", "entropic"}, "PEAR pushes entropy down whatever EntroPIC's target"),
+    ({"pear", "siren"}, "PEAR pushes entropy down, SIREN holds it up"),
 )
 
 

@@ -11,15 +11,11 @@ correct; here alpha = 0 then.
 
 from __future__ import annotations
 
-import functools
-
-import jax
 import jax.numpy as jnp
 
-from entjax import masked
+from entjax import features, masked
 from entjax.control import Controller, Target
 from entjax.transform import Transform, is_dynamic, tunable
-from entjax.vocab import Feature
 
 
 def dcpo(
@@ -38,7 +34,7 @@ def dcpo(
         raise ValueError(f"dcpo needs 0 < cold <= hot, got cold={cold}, hot={hot}.")
     if not is_dynamic(target) and not target >= 0:
         raise ValueError(f"dcpo needs a target entropy >= 0, got {target}.")
-    remembers = {f"tempered_logp_{t}": tempered_logp(t) for t in (hot, cold)}
+    remembers = {features.named("tempered_logp", t): features.tempered_logp(t) for t in (hot, cold)}
 
     def f(signal, context, *, target):
         rollout, mask, advantage = context.rollout, signal.mask, signal.advantage
@@ -61,9 +57,3 @@ def dcpo(
 
     about = {"remembers": remembers, "writes": {"advantage"}, "owns": {"entropy"}}
     return tunable("dcpo", f, {"target": target}, **about)
-
-
-@functools.lru_cache(None)
-def tempered_logp(temperature: float) -> Feature:
-    """log softmax(logits / temperature) at the sampled token, on top of the rollout's own temperature."""
-    return lambda row: row.pick(jax.nn.log_softmax(row.logits / temperature, axis=-1))

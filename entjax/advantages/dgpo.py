@@ -14,18 +14,10 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from entjax import masked, vocab
+from entjax import features, masked, vocab
 from entjax.control import Controller, Target
 from entjax.transform import Transform, is_dynamic, tunable
 from entjax.vocab import Row
-
-
-@vocab.needs_reference_logits
-def squared_hellinger(row: Row) -> Array:
-    """1 - sum_v sqrt(p q) of the policy p and the reference policy q."""
-    reference = Row(row.side["ref_logits"], row.token)
-    overlap = jnp.sum(jnp.exp(0.5 * (row.log_probs + reference.log_probs)), axis=-1)
-    return jnp.clip(1 - overlap, 0, 1)
 
 
 def entropy_share(row: Row) -> Array:
@@ -43,7 +35,7 @@ def dgpo(*, kappa: Target | Controller = 1.0, tau: Target | Controller = 0.5) ->
     def f(signal, context, *, kappa, tau):
         mask, advantage = signal.mask, signal.advantage
         as_value = lambda x: jnp.asarray(x, advantage.dtype)
-        d = masked.keep(context.stats["squared_hellinger"], mask).astype(advantage.dtype)
+        d = masked.keep(context.stats["hellinger"], mask).astype(advantage.dtype)
         h = masked.keep(context.stats["entropy_share"], mask).astype(advantage.dtype)
         s = d * h ** as_value(kappa)
         length = masked.count(mask, axis=1, keepdims=True, dtype=advantage.dtype)
@@ -51,5 +43,5 @@ def dgpo(*, kappa: Target | Controller = 1.0, tau: Target | Controller = 0.5) ->
         signal = signal.note(context, divergence=masked.mean(d, mask), weight_max=masked.maximum(w, mask))
         return signal.replace(advantage=masked.keep(advantage * w, mask))
 
-    reads = {"squared_hellinger": squared_hellinger, "entropy_share": entropy_share}
+    reads = {"hellinger": features.hellinger, "entropy_share": entropy_share}
     return tunable("dgpo", f, {"kappa": kappa, "tau": tau}, reads=reads, writes={"advantage"})

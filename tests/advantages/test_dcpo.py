@@ -6,7 +6,7 @@ import pytest
 
 import entjax as ej
 from entjax.advantages import dcpo
-from entjax.advantages.dcpo import tempered_logp
+from entjax.features import tempered_logp
 from entjax.vocab import Row
 from tests.advantages.situation import apply, batch, on
 

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from entjax.advantages import dgpo
-from entjax.advantages.dgpo import entropy_share, squared_hellinger
+from entjax.advantages.dgpo import entropy_share
+from entjax.features import hellinger
 from entjax.vocab import Row, finite_logits
 from tests.advantages.situation import apply, batch
 
@@ -13,7 +14,7 @@ def read(logits, reference):
     row = Row(
         jnp.asarray(logits), jnp.zeros(logits.shape[:-1], jnp.int32), {"ref_logits": jnp.asarray(reference)}
     )
-    return {"squared_hellinger": squared_hellinger(row), "entropy_share": entropy_share(row)}
+    return {"hellinger": hellinger(row), "entropy_share": entropy_share(row)}
 
 
 def logits(seed):
@@ -29,7 +30,7 @@ def weights(t, stats):
 
 def test_equal_policies_give_grpo_without_kl():
     same = read(logits(0), logits(0))
-    np.testing.assert_allclose(same["squared_hellinger"], 0, atol=1e-6)
+    np.testing.assert_allclose(same["hellinger"], 0, atol=1e-6)
     rollout, w = weights(dgpo(), same)
     np.testing.assert_allclose(w, rollout.mask, atol=1e-5)
 
@@ -55,5 +56,5 @@ def test_forbidden_tokens_and_disjoint_supports():
     p, q = np.full((1, 1, 4), -np.inf, np.float32), np.full((1, 1, 4), -np.inf, np.float32)
     p[..., :2], q[..., 1:3] = 0, 0
     found = read(finite_logits(p), finite_logits(q))
-    np.testing.assert_allclose(found["squared_hellinger"], 0.5, atol=1e-6)
+    np.testing.assert_allclose(found["hellinger"], 0.5, atol=1e-6)
     np.testing.assert_allclose(found["entropy_share"], 0.5, atol=1e-6)

@@ -68,3 +68,14 @@ def test_bad_arguments_are_named():
         echo_shaping(confidence="perplexity")
     with pytest.raises(ValueError, match=r"eps_min=0\.3"):
         ej.clips.echo(eps_min=0.3)
+
+
+def test_two_clip_rules_raise_and_two_entropy_scalings_warn():
+    with pytest.raises(ValueError, match="both own 'clip'"):
+        ej.chain(ej.clips.echo(), ej.clips.hapo())
+    with pytest.warns(UserWarning, match="roughly cancel"):
+        ej.chain(ej.advantages.ear(), echo_shaping())
+    with pytest.warns(UserWarning, match="EMPG holds back"):
+        ej.chain(ej.advantages.empg(), ej.advantages.entropy_bonus())
+    with pytest.warns(UserWarning, match="replaces the KL"):
+        ej.chain(ej.advantages.dgpo(), ej.regularizers.kl())

@@ -224,7 +224,7 @@ def test_dgpo(case):
     read = {
         name: feature(f, case.x["logits"], ref_logits=case.x["ref_logits"]) for name, f in t.reads.items()
     }
-    case.close(read["squared_hellinger"], "out_divergence")
+    case.close(read["hellinger"], "out_divergence")
     case.close(apply(t, rollout, signal, **read).advantage, "out_advantages")
     ones = signal.replace(advantage=rollout.mask.astype(jnp.float64))
     case.close(apply(t, rollout, ones, **read).advantage, "out_weights")
