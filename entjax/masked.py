@@ -9,12 +9,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from entjax.types import wide_dtype
+
 
 def wide(x: Array) -> Array:
     """x in at least float32; booleans and integers become float32."""
-    # Not jnp.promote_types, which refuses to mix floats under strict promotion.
-    already = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
-    return x if already else x.astype(jnp.float32)
+    return x.astype(wide_dtype(x.dtype))
 
 
 def keep(x: Array, mask: Array) -> Array:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Int
 
 from entjax import masked, vocab
 from entjax.loss import Objective, per_token_inputs, policy_loss
-from entjax.types import Context, Rollout, Signal
+from entjax.types import Context, Rollout, Signal, wide_dtype
 
 
 @struct.dataclass
@@ -201,7 +201,7 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
             grads, out = differentiate(state.params, state.reference, *piece)
             return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, grads), out
 
-        wide = lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32))
+        wide = lambda p: jnp.zeros(p.shape, wide_dtype(p.dtype))
         pieces = split_rows(
             (rollout, signal.replace(metrics={}, knobs={})), rollout.tokens.shape[0], microbatches
         )

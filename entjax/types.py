@@ -15,6 +15,12 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 
+def wide_dtype(dtype: Any) -> Any:
+    """At least float32: the type of statistics over values of `dtype` (booleans and integers count as float32)."""
+    # Not jnp.promote_types, which refuses to mix floats under strict promotion.
+    return dtype if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
 @struct.dataclass
 class Rollout:
     """What happened. Never modified by a transform.
@@ -63,7 +69,7 @@ class Signal:
     def start(cls, rollout: Rollout) -> Signal:
         """The Signal of a rollout before any transform: the reward on every completion token, PPO's 0.8 to 1.2, token mean."""
         mask = rollout.mask
-        dtype = jnp.promote_types(rollout.reward.dtype, jnp.float32)
+        dtype = wide_dtype(rollout.reward.dtype)
         reward = rollout.reward.astype(dtype)
         ones = mask.astype(dtype)
         return cls(

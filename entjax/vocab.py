@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from entjax.types import wide_dtype
+
 FORBIDDEN = -1e9  # stands for -inf: exp() of it is exactly 0 and its square still fits float32
 CHUNK = 2048  # tokens whose logits exist at one time
 
@@ -50,7 +52,7 @@ Feature = Callable[[Row], Array]
 
 def finite_logits(logits: Array, temperature: Array | float = 1.0) -> Float[Array, "... V"]:
     """logits / temperature in at least float32, -inf replaced by a finite number."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(wide_dtype(logits.dtype))
     logits = logits / jnp.asarray(temperature, logits.dtype)
     return jnp.where(logits > FORBIDDEN, logits, jnp.where(jnp.isnan(logits), jnp.nan, FORBIDDEN))
 
@@ -149,7 +151,7 @@ def _row(hidden, head, tokens, side, temperature, reference_head) -> Row:
 
 
 def _accumulator(x: Array):
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return wide_dtype(x.dtype)
 
 
 def features(
