@@ -51,7 +51,8 @@ def replay_baseline(
         signal = signal.replace(advantage=jnp.where(mask, chosen, 0), mask=mask)
         return signal, _push(state, reward, jnp.where(replayed, -1, group), capacity)
 
-    empty = lambda: History(*(jnp.zeros(capacity, jnp.float32),) * 2, jnp.zeros((), jnp.int32))
+    room = lambda: jnp.zeros(capacity, jnp.float32)
+    empty = lambda: History(room(), room(), jnp.zeros((), jnp.int32))
     hyper = {"std": std, "eps": eps, "capacity": capacity, "keep_positive": keep_positive}
     writes = {"advantage", "mask"}
     return stateful("replay_baseline", empty, f, hyper, needs={"replayed"}, writes=writes)

@@ -43,8 +43,8 @@ class Law(NamedTuple):
 
 def start_kl_buckets() -> KLBuckets:
     """beta = 1 everywhere."""
-    zero = jnp.zeros(BUCKETS, jnp.float32)
-    return KLBuckets(zero, zero, zero, zero, jnp.zeros((), jnp.int32))
+    zeros = (jnp.zeros(BUCKETS, jnp.float32) for _ in range(4))  # no buffer twice: the state is donated
+    return KLBuckets(*zeros, jnp.zeros((), jnp.int32))
 
 
 def update_kl_buckets(

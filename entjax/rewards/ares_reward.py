@@ -69,7 +69,6 @@ def ares_reward(
     percentile: float = 95.0,
     decay: float = 0.99,
     alpha: float = 0.5,
-    lr: float = 0.05,
     correct: float = 1.0,
     top_k: int | None = None,
 ) -> Transform:
@@ -92,7 +91,7 @@ def ares_reward(
         bare = rollout.entropy if top_k is None else extra[f"top_{top_k}_entropy_bare"]
         right = (rollout.reward >= correct) & (group >= 0)
         n_high = window_entropy_count(entropy, extra[argmax_name(ids)] > 0, mask, state.threshold, window)[0]
-        buckets = ares_bucket.update_buckets(state.buckets, masked.wide(right), n_high, group, lr)
+        buckets = ares_bucket.update_buckets(state.buckets, masked.wide(right), n_high, group)
         level = ares_bucket.difficulty(masked.wide(right), group)
         score = entropy_score(right, n_high, level, buckets.target[level], buckets.alpha[level])
         score = masked.keep(score, group >= 0).astype(signal.reward.dtype)
@@ -105,5 +104,5 @@ def ares_reward(
         return signal.replace(reward=signal.reward + score), AresState(threshold, buckets)
 
     start = lambda: AresState(jnp.full((), -1.0, jnp.float32), ares_bucket.start_buckets(alpha))
-    hyper = {"window": window, "percentile": percentile, "decay": decay, "alpha": alpha, "lr": lr}
+    hyper = {"window": window, "percentile": percentile, "decay": decay, "alpha": alpha}
     return stateful("ares_reward", start, f, hyper, remembers=features, writes={"reward"})

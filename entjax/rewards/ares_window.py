@@ -90,8 +90,7 @@ def argmax_in(token_ids: tuple[int, ...]) -> vocab.Feature:
 
     def feature(row: vocab.Row) -> Array:
         likely = jnp.argmax(row.logits, axis=-1).astype(jnp.int32)
-        ids = jnp.asarray(token_ids, jnp.int32)
-        return (likely[..., None] == ids).any(-1).astype(row.logits.dtype)
+        return jnp.isin(likely, jnp.asarray(token_ids, jnp.int32)).astype(row.logits.dtype)
 
     return feature
 

@@ -23,4 +23,4 @@ def em_rl(level: str = "token") -> Transform:
         reward = masked.total(certainty, rollout.mask, axis=1)
         return signal.replace(reward=reward.astype(signal.reward.dtype))
 
-    return tunable("em_rl", f, {"level": level}, writes={"reward"})
+    return tunable("em_rl", f, {"level": level}, writes={"reward"}, owns={"reward"})

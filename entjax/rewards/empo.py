@@ -47,4 +47,4 @@ def empo(variant: str = "trl", *, min_confidence: float = 0.0) -> Transform:
         return signal.replace(reward=reward.astype(signal.reward.dtype))
 
     hyper = {"variant": variant, "min_confidence": min_confidence}
-    return tunable("empo", f, hyper, needs={"cluster"}, writes={"reward"})
+    return tunable("empo", f, hyper, needs={"cluster"}, writes={"reward"}, owns={"reward"})

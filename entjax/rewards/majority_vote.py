@@ -67,4 +67,4 @@ def majority_vote(*, ties: str = "first") -> Transform:
         )
         return signal.replace(reward=reward)
 
-    return tunable("majority_vote", f, {"ties": ties}, needs={"cluster"}, writes={"reward"})
+    return tunable("majority_vote", f, {"ties": ties}, needs={"cluster"}, writes={"reward"}, owns={"reward"})

@@ -317,3 +317,21 @@ def test_ares_kl_weighs_rows_by_their_bucket():
     state = {**state, "own": state["own"]._replace(log_beta=log_beta)}
     signal, _ = signal_of(t, r, state=state)
     np.testing.assert_allclose(signal.coef[ej.kl.feature_name()][:, 2], [0.02] * 4 + [0.05] * 4, rtol=1e-5)
+
+
+# Composition
+
+
+def test_two_rewards_that_replace_each_other_are_refused():
+    with pytest.raises(ValueError, match="overwritten"):
+        ej.chain(R.majority_vote(), R.empo())
+
+
+def test_a_reward_after_the_baseline_is_refused():
+    with pytest.raises(ValueError, match="put it before"):
+        ej.chain(A.group_normalize(), R.overlong())
+
+
+def test_double_counting_is_told():
+    with pytest.warns(UserWarning, match="counts twice"):
+        ej.chain(R.empo(), A.group_normalize(std=False), A.seed())
