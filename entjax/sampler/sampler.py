@@ -80,7 +80,7 @@ class Sampler(NamedTuple):
             rules=rules.init(jax.ShapeDtypeStruct((len(source), self.config.vocab), dtype)),
             stop=np.asarray(stop, np.int32),
             pad=np.asarray(self.pad_id, np.int32),
-            program=tuple((part.name, part.update) for part in rules.parts),
+            program=tuple((part.name, part.update) for part in rules.parts or ()),
         )
 
     def begin(self, prefix: Prefix, how: Sampling, rows: Sequence[int], key: Key[Array, " R"]) -> DecodeState:
