@@ -9,9 +9,9 @@ Anchors are the 20% of the batch's tokens with the most focused attention, explo
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from entjax import masked
+from entjax import masked, vocab
 
 
 def raw(attention: Float[Array, "... K"]) -> Float[Array, ...]:
@@ -22,11 +22,25 @@ def raw(attention: Float[Array, "... K"]) -> Float[Array, ...]:
 
 
 def normalized(attention: Float[Array, "... K"], context_length: Array) -> Float[Array, ...]:
-    """`raw` over the entropy of uniform attention; 0 for a context of one key. `context_length` counts the visible keys."""
-    entropy = raw(attention)
+    """`raw` over the entropy of uniform attention. `context_length` counts the visible keys."""
+    return over_uniform(raw(attention), context_length)
+
+
+def over_uniform(entropy: Array, context_length: Array) -> Float[Array, ...]:
+    """Entropy in nats over that of uniform attention, log(context length); 0 for a context of one key."""
     most = jnp.log(jnp.maximum(context_length, 1).astype(entropy.dtype))
     most = jnp.broadcast_to(most, entropy.shape)
     return jnp.where(most > 0, entropy / jnp.where(most > 0, most, 1), 0)
+
+
+def of_model(model, tokens: Int[Array, "B T"], layer: int | None = None) -> Float[Array, "B T"]:
+    """Normalised attention entropy of the position that predicts tokens[:, t], at index t: what
+    `rollout.extra["attention_entropy"]` should hold. `model` is an entjax decoder, `layer` its middle one by default.
+    """
+    layer = model.config.layers // 2 if layer is None else layer
+    _, entropy = model(tokens, attention_layer=layer)
+    visible = jnp.arange(tokens.shape[1], dtype=jnp.int32)  # token t is predicted from the t tokens before it
+    return over_uniform(vocab.before(entropy[..., None])[..., 0], visible[None])
 
 
 def anchors(entropy: Array, mask: Array, fraction: float = 0.2) -> Bool[Array, "B T"]:

@@ -97,9 +97,13 @@ def test_single_logit_theorem():
         logits, _, token, _ = table(states=50)
         signal, context = situation(logits, logits, token, np.ones(50))
         step = 1e-5 * np.eye(17)[token]
-        entropy = lambda z: np.asarray(ej.vocab.entropy(ej.vocab.Row(jnp.asarray(z), jnp.asarray(token, jnp.int32))))
+        entropy = lambda z: np.asarray(
+            ej.vocab.entropy(ej.vocab.Row(jnp.asarray(z), jnp.asarray(token, jnp.int32)))
+        )
         slope = (entropy(logits + step) - entropy(logits - step)) / 2e-5
-        np.testing.assert_allclose(change.discriminator.score(signal, context)[:, 0], slope, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            change.discriminator.score(signal, context)[:, 0], slope, rtol=1e-6, atol=1e-9
+        )
 
 
 def test_expected_change_without_advantage_is_zero():
@@ -125,7 +129,9 @@ def test_clipped_tokens_change_nothing():
         r = np.exp(np.asarray(context.stats["logp"] - context.rollout.old_logp))[:, 0]
         assert (r[:2] > 1.2).all() and (r[2:] < 0.8).all()
         for estimator in (change.exact_first_order, change.discriminator, change.steer_theorem):
-            np.testing.assert_array_equal(estimator.score(signal, context)[:, 0] == 0, [True, False, False, True])
+            np.testing.assert_array_equal(
+                estimator.score(signal, context)[:, 0] == 0, [True, False, False, True]
+            )
         assert (change.steer_code.score(signal, context) != 0).all()
 
 
@@ -135,7 +141,12 @@ def test_quadrants_of_the_theorem():
     token = np.array([0, 1, 0, 1])
     with float64():
         signal, context = situation(logits, logits, token, np.array([1.0, 1.0, -1.0, -1.0]))
-        for estimator in (change.exact_first_order, change.discriminator, change.steer_theorem, change.steer_code):
+        for estimator in (
+            change.exact_first_order,
+            change.discriminator,
+            change.steer_theorem,
+            change.steer_code,
+        ):
             sign = np.sign(estimator.score(signal, context)[:, 0])
             np.testing.assert_array_equal(sign, [-1, 1, 1, -1], err_msg=estimator.name)
 
@@ -153,12 +164,19 @@ def test_normalisers():
         out = np.asarray(f(u, mask))[np.asarray(mask)]
         assert np.isfinite(out).all() and out.min() >= 0 and out.max() == 1
     order = np.argsort(np.asarray(u)[np.asarray(mask)])
-    np.testing.assert_allclose(np.asarray(change.rank(u, mask))[np.asarray(mask)][order], np.arange(175) / 174, rtol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(change.rank(u, mask))[np.asarray(mask)][order], np.arange(175) / 174, rtol=1e-6
+    )
 
 
 def test_normalisers_of_equal_sizes():
     u, mask = jnp.zeros((2, 3)), jnp.ones((2, 3), bool)
-    for f, expected in ((change.peak(), 0.0), (change.minmax, 0.5), (change.winsorised(), 0.0), (change.rank, 0.0)):
+    for f, expected in (
+        (change.peak(), 0.0),
+        (change.minmax, 0.5),
+        (change.winsorised(), 0.0),
+        (change.rank, 0.0),
+    ):
         np.testing.assert_array_equal(f(u, mask), expected)
     np.testing.assert_allclose(change.peak(0.02)(u + 0.01, mask), 0.5)
     np.testing.assert_allclose(change.rank(jnp.array([[0.0, 0.0, 5.0]]), mask[:1]), [[0, 0, 1]])

@@ -102,7 +102,12 @@ def test_garbage_on_padding_stays_out():
 def test_equal_arguments_give_one_feature():
     assert kl.feature() is kl.feature(kl.k3(20.0, 10.0)) is kl.feature(kl.k3(log_clip=20))
     assert kl.feature(kl.straight_through(kl.k1())) is kl.feature(kl.straight_through(kl.k1()))
-    names = [kl.feature_name(e, against, c) for e in (None, kl.k1(), kl.k3(5.0)) for against in ("ref_logp", "old_logp") for c in (0, 1)]
+    names = [
+        kl.feature_name(e, against, c)
+        for e in (None, kl.k1(), kl.k3(5.0))
+        for against in ("ref_logp", "old_logp")
+        for c in (0, 1)
+    ]
     assert len(set(names)) == len(names)
 
 

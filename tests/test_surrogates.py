@@ -25,7 +25,13 @@ def signal(advantage, mask=None, low=0.8, high=1.2):
     a = jnp.where(mask, jnp.asarray(advantage, jnp.float32), 0)
     full = lambda x: jnp.full_like(a, x)
     return ej.Signal(
-        reward=a[:, 0], advantage=a, weight=full(1.0), clip_low=full(low), clip_high=full(high), mask=mask, scale=full(1.0)
+        reward=a[:, 0],
+        advantage=a,
+        weight=full(1.0),
+        clip_low=full(low),
+        clip_high=full(high),
+        mask=mask,
+        scale=full(1.0),
     )
 
 
@@ -62,7 +68,9 @@ def test_dual_clip_bounds_bad_tokens_from_below():
     value, slope = value_and_slope(surrogates.dual_clip(10.0), x, s)
     np.testing.assert_allclose(value[0], [-20.0, -10.0, 2.4, -1.6], rtol=1e-5)
     np.testing.assert_allclose(slope[0], [0.0, -10.0, 0.0, 0.0], rtol=1e-5)
-    np.testing.assert_allclose(value_and_slope(surrogates.dual_clip(3.0), x, s)[0][0, :2], [-6.0, -6.0], rtol=1e-5)
+    np.testing.assert_allclose(
+        value_and_slope(surrogates.dual_clip(3.0), x, s)[0][0, :2], [-6.0, -6.0], rtol=1e-5
+    )
 
 
 def test_delta_clip_equals_dual_clip():
@@ -70,7 +78,9 @@ def test_delta_clip_equals_dual_clip():
     rng = np.random.default_rng(2)
     x, s = rng.normal(size=(5, 40)), signal(rng.normal(size=(5, 40)))
     for ours, theirs in zip(
-        value_and_slope(surrogates.delta_clip(1.4), x, s), value_and_slope(surrogates.dual_clip(1.4), x, s), strict=True
+        value_and_slope(surrogates.delta_clip(1.4), x, s),
+        value_and_slope(surrogates.dual_clip(1.4), x, s),
+        strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 

@@ -5,8 +5,7 @@
 
 lambda runs from -lambda0 (anchors first) to +lambda0 (explorers last): strength=control.linear(-0.5, 0.5, steps). The paper's
 schedule is not recoverable: this form and lambda0 = 0.5 are a reconstruction; the signal and the 20% sets are the paper's.
-The rollout must hold extra["attention_entropy"] [B, T], from a model that returns it or from
-`entjax.attention_entropy.normalized`.
+The rollout must hold extra["attention_entropy"] [B, T]: entjax.attention_entropy.of_model(model, rollout.tokens).
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ from entjax.transform import Transform, is_dynamic, tunable
 from entjax.weights._keep import check, keep_tokens, writes
 
 
-def clip_b(mu: Target | Controller = 2.5, *, logp: str = "trainer", denominator: str = "selected") -> Transform:
+def clip_b(
+    mu: Target | Controller = 2.5, *, logp: str = "trainer", denominator: str = "selected"
+) -> Transform:
     """Batch-wide discriminator threshold on tokens of negative advantage."""
     if not is_dynamic(mu) and not mu >= 0:
         raise ValueError(f"clip_b needs mu >= 0, got {mu}.")

@@ -43,7 +43,9 @@ def forking_tokens(
 
     def select(entropy, mask, rho):
         if rule == "quantile":
-            single = entropy.astype(jnp.float32)  # as TRL and SIREN do: decides whether the threshold's own token stays
+            single = entropy.astype(
+                jnp.float32
+            )  # as TRL and SIREN do: decides whether the threshold's own token stays
             threshold = masked.quantile(single, mask, 1 - rho.astype(jnp.float32))
             return mask & (entropy >= threshold.astype(entropy.dtype))
         n = masked.count(mask, dtype=entropy.dtype)

@@ -19,6 +19,8 @@ def geometric_mean() -> Transform:
     def f(signal, context):
         logs = jnp.log(jnp.where(signal.mask, signal.weight, 1) + 1e-10)
         weight = jnp.exp(masked.mean(logs, signal.mask, axis=1, keepdims=True))
-        return signal.replace(weight=jnp.where(signal.mask, weight, signal.weight).astype(signal.weight.dtype))
+        return signal.replace(
+            weight=jnp.where(signal.mask, weight, signal.weight).astype(signal.weight.dtype)
+        )
 
     return stateless("geometric_mean", f, writes={"weight"})

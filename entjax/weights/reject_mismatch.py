@@ -50,7 +50,9 @@ def reject_mismatch(
     if not high > (low or 0.0) or (low is not None and not low > 0):
         raise ValueError(f"reject_mismatch needs 0 < low < high, got low={low}, high={high}.")
     if statistic == "k1" and level == "sequence_max":
-        raise ValueError("The maximum of k1 has no lower bound to speak of: use k2 or k3 with 'sequence_max'.")
+        raise ValueError(
+            "The maximum of k1 has no lower bound to speak of: use k2 or k3 with 'sequence_max'."
+        )
     check("reject_mismatch", denominator)
 
     def f(signal, context, *, low, high):

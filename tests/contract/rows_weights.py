@@ -44,7 +44,9 @@ ROWS = [
     Row(ej.weights.importance, {"normalize": True}, {"weight"}, surrogate=ej.surrogates.reinforce),
     Row(ej.weights.geometric_mean, {}, {"weight"}, surrogate=ej.surrogates.gmpo),
     Row(ej.weights.reject_mismatch, {"high": 0.03}, {"mask"}, where="per_rollout"),
-    Row(ej.weights.reject_mismatch, {"statistic": "k1", "level": "token", "low": 0.8, "high": 1.25}, {"mask"}),
+    Row(
+        ej.weights.reject_mismatch, {"statistic": "k1", "level": "token", "low": 0.8, "high": 1.25}, {"mask"}
+    ),
     Row(ej.weights.reject_mismatch, {"level": "sequence_max", "high": 0.1, "denominator": "all"}, {"weight"}),
     Row(ej.weights.off_policy_sequences, {"threshold": 0.05}, {"weight"}),
     Row(ej.weights.zero_variance, {}, {"mask"}, where="per_rollout"),

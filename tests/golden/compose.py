@@ -30,15 +30,15 @@ def rollout_of(x, **more):
     mask = np.asarray(x["mask"]).astype(bool)
     zeros = np.zeros(mask.shape)
     get = lambda *names: next((x[name] for name in names if name in x), zeros)
-    fields = dict(
-        tokens=jnp.asarray(get("tokens"), jnp.int32),
-        mask=jnp.asarray(mask),
-        logp=f64(get("old_logp")),
-        old_logp=f64(get("old_logp")),
-        entropy=f64(get("old_entropy")),
-        reward=jnp.zeros(mask.shape[0]),
-        group=jnp.asarray(x["group_ids"] if "group_ids" in x else np.arange(len(mask)), jnp.int32),
-    )
+    fields = {
+        "tokens": jnp.asarray(get("tokens"), jnp.int32),
+        "mask": jnp.asarray(mask),
+        "logp": f64(get("old_logp")),
+        "old_logp": f64(get("old_logp")),
+        "entropy": f64(get("old_entropy")),
+        "reward": jnp.zeros(mask.shape[0]),
+        "group": jnp.asarray(x["group_ids"] if "group_ids" in x else np.arange(len(mask)), jnp.int32),
+    }
     return ej.Rollout(**{**fields, **more})
 
 
