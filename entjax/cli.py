@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; mistakes end with one sentence and exit code 2."""
     options = parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        return _guarded(options)
     except KeyboardInterrupt:
         print("\nInterrupted; go on with --resume.", file=sys.stderr)
         return 130
@@ -21,6 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"entjax: {error}", file=sys.stderr)
         return 2
+
+
+def _guarded(options) -> int:
+    """Run the command; a failure of one of several processes ends that process at once, so that the others notice."""
+    try:
+        return options.run(options) or 0
+    except BaseException as error:
+        from entjax import distributed
+
+        if distributed.started():
+            distributed.leave(2 if isinstance(error, ValueError) else 1)
+        raise
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="go on with the run in --workdir if it holds a checkpoint of this config",
     )
+    _cluster_flags(one)
 
     one = add("eval", _eval, "evaluate the last checkpoint of a run on its held-out prompts")
     one.add_argument("workdir", type=Path)
@@ -80,6 +93,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _cluster_flags(one: argparse.ArgumentParser) -> None:
+    """How one of several processes finds the others."""
+    group = one.add_argument_group("several processes (start the same command on every host)")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 waits for the others")
+    group.add_argument("--num-processes", type=int, metavar="N")
+    group.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
+    group.add_argument(
+        "--distributed",
+        choices=["auto"],
+        help="find the above from the TPU slice, Slurm job or GKE pod (port: JAX_COORDINATOR_PORT)",
+    )
+    group.add_argument("--init-timeout", type=int, metavar="S", help="seconds to wait for the others (1800)")
+
+
 def _command(commands, name: str, run, help: str) -> argparse.ArgumentParser:
     sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     sub.set_defaults(run=run)
@@ -87,21 +114,33 @@ def _command(commands, name: str, run, help: str) -> argparse.ArgumentParser:
 
 
 def _train(options) -> int:
+    from entjax import distributed
     from entjax.config import ConfigError, load_config, parse_overrides, source_as_run
     from entjax.preemption import EXIT_CODE, Preempted
     from entjax.rundir import newest_workdir
 
+    distributed.start(
+        distributed.cluster(
+            options.coordinator,
+            options.num_processes,
+            options.process_id,
+            auto=options.distributed == "auto",
+            init_timeout=options.init_timeout,
+        )
+    )
     if options.resume and options.workdir is None:
         raise ConfigError("--resume needs --workdir: the run directory to go on with.")
     changes = parse_overrides(options.override)
     config = load_config(options.config).override(changes)
-    workdir = options.workdir or newest_workdir(Path("runs"), options.config.stem)
+    workdir = options.workdir or Path(distributed.gather(str(newest_workdir(Path("runs"), options.config.stem)))[0])
     from entjax.train import train
 
     try:
         result = train(config, workdir, resume=options.resume, source=source_as_run(options.config, changes))
     except Preempted:
         return EXIT_CODE
+    if not distributed.first():
+        return 0
     print(f"\n{'':24}{'before':>10}{'after':>10}")
     for name, value in result["after"].items():
         print(f"{name:24}{result['before'].get(name, float('nan')):10.3f}{value:10.3f}")

@@ -52,6 +52,19 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+class Nowhere:
+    """Takes what Lines, TensorBoard and Progress take, and keeps nothing: for all processes of a run but the first."""
+
+    def write(self, *what: Any) -> None: ...
+
+    def show(self, *what: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+    def position(self) -> int:
+        return 0
+
+
 class Progress:
     """One line on the terminal, rewritten in place (one line in ten otherwise), with the time left."""
 

@@ -6,6 +6,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+from entjax import distributed
+
 EXIT_CODE = 143  # 128 + SIGTERM: "ended after saving, resume me"
 
 
@@ -38,15 +40,16 @@ class Notice:
             raise Preempted
 
     def check(self) -> None:
-        """Raise if the notice has come."""
-        if self.received:
+        """Raise if the notice has come, to this process or another; all processes must call it at the same points."""
+        if distributed.anywhere(self.received):
             raise Preempted
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, the notice interrupts whatever runs: for work that a resumed run does again anyway (rollouts, rewards)."""
+        """Inside, the notice interrupts whatever runs: for work that a resumed run does again anyway (rollouts, rewards).
+        One of several processes waits for the end of it: the others could not go on without its part."""
         self.check()
-        self._interruptible = True
+        self._interruptible = not distributed.started()
         try:
             yield
         finally:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from entjax import recipes
+from entjax import distributed, recipes
 from entjax.config import Config, ConfigError
 from entjax.data import PromptStream, prompts
 from entjax.loss import Objective
@@ -79,9 +79,10 @@ class Parts(NamedTuple):
             samples=n,
             prompt_ids=None,
             temperature=policy_temperature,
+            rules=None if held_out else c.rules,
             key=base,
         ):
-            how = Sampling(c.max_new_tokens, temperature, None if held_out else c.rules, (), c.stop)
+            how = Sampling(c.max_new_tokens, temperature, rules, (), c.stop)
             return self.sampler.generate(
                 params, tokens, how, key=key, step=step, samples=samples, prompt_ids=prompt_ids
             )
@@ -89,7 +90,7 @@ class Parts(NamedTuple):
         def draw(count: int) -> list[Example]:
             return self.stream.take(count)
 
-        return Tools(generate, self.encode, self.tokenizer.decode, self.scorer.score, draw, n)
+        return Tools(generate, self.encode, self.tokenizer.decode, distributed.scoring(self.scorer.score), draw, n)
 
     def encode(self, example: Example) -> list[int]:
         """The prompt's token ids, through the chat template where the tokenizer has one."""
@@ -119,13 +120,19 @@ def build(config: Config) -> Parts:
         step=placed(layout, make_step(config, model, objective, optimizer, layout)),
         scorer=scorer(config.task),
         strategy=config.strategy or groups(resample=config.dynamic_sampling),
-        stream=prompts(config.task, seed=config.seed, batch=config.prompts),
+        stream=make_stream(config),
         eval_examples=examples,
         layout=layout,
         for_sampler=make_for_sampler(config, layout, model),
     )  # fmt: skip
     check_prompts(parts)
     return parts
+
+
+def make_stream(config: Config) -> PromptStream:
+    """This process's share of the prompts."""
+    index, count = distributed.share()
+    return prompts(config.task, seed=config.seed, batch=config.prompts, process_index=index, process_count=count)
 
 
 def make_tokenizer(config: Config) -> Tokenizer:

@@ -153,6 +153,8 @@ class Layout(NamedTuple):
         batch = rollout.tokens.shape[0]
 
         def place(x):
+            if isinstance(x, jax.Array) and isinstance(x.sharding, NamedSharding):
+                return x  # came from the mesh
             x = np.asarray(x)
             sharding = self.rows if x.ndim and x.shape[0] == batch else self.whole
             return jax.make_array_from_process_local_data(sharding, x, x.shape)

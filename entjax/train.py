@@ -16,14 +16,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from entjax import setup
+from entjax import distributed, setup
 from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.config import Config, ConfigError
 from entjax.evaluate import evaluate
-from entjax.log import Lines, Progress, TensorBoard
+from entjax.log import Lines, Nowhere, Progress, TensorBoard
 from entjax.plots import dashboard
 from entjax.preemption import Notice, Preempted
 from entjax.rollouts import Harvest, to_rollout
+from entjax.rollouts.inputs import add_inputs
 from entjax.rundir import RunDirectory
 from entjax.setup import Parts
 from entjax.step import TrainState
@@ -40,7 +41,8 @@ def train(
     """
     parts = setup.build(config)
     files = {"config.json": json.dumps(config.describe(), indent=1)} | ({} if source is None else {"config.py": source})
-    with RunDirectory(Path(workdir), resume=resume, files=files) as run, Notice() as notice:
+    directory = RunDirectory(Path(workdir), resume=resume, files=files)
+    with distributed.leading(directory) as run, Notice() as notice:
         try:
             return Loop(parts, run, notice).go()
         finally:
@@ -56,9 +58,11 @@ class Loop:
         self.state, host = self._restore() if run.resumed else (None, {})
         self.before: dict[str, float] = host.get("before", {})
         self.bad_in_a_row = int(host.get("bad_in_a_row", 0))
-        self.metrics = Lines(run.path / "metrics.jsonl", host.get("metrics_bytes", 0))
-        self.samples = Lines(run.path / "samples.jsonl", host.get("samples_bytes", 0))
-        self.board = TensorBoard(run.path / "tensorboard")
+        self.writes = distributed.first()
+        lines = lambda name, end: Lines(run.path / name, host.get(end, 0)) if self.writes else Nowhere()
+        self.metrics = lines("metrics.jsonl", "metrics_bytes")
+        self.samples = lines("samples.jsonl", "samples_bytes")
+        self.board = TensorBoard(run.path / "tensorboard") if self.writes else Nowhere()
         self.saved = int(host["step"]) if host else None
 
     def go(self) -> dict[str, Any]:
@@ -66,7 +70,7 @@ class Loop:
         try:
             if self.state is None:
                 self.state = self._start()
-            progress = Progress(self.config.steps, "step")
+            progress = self._progress(self.config.steps, "step")
             with Profile(self.config.profile, self.run.path / "profile") as profile:
                 for step in range(int(self.state.step), self.config.steps):
                     profile.at(step)
@@ -76,6 +80,7 @@ class Loop:
             return self._finish()
         except Preempted:
             self._save(wait=True)
+            distributed.barrier("saved")  # no process may say "resume me" before all have saved
             print(f"\nEnded by SIGTERM after saving step {int(self.state.step) if self.state else 0}; go on with --resume.",
                   file=sys.stderr)  # fmt: skip
             raise
@@ -91,7 +96,7 @@ class Loop:
         state = parts.fresh_state()
         if c.sft_steps:
             length = max(len(parts.encode(e)) for e in parts.eval_examples) + c.max_new_tokens
-            progress = Progress(c.sft_steps, "warm-up step")
+            progress = self._progress(c.sft_steps, "warm-up step")
             batch = solutions(c.task, parts.tokenizer, seed=c.seed, length=length)
 
             def report(step, nll):
@@ -164,7 +169,9 @@ class Loop:
 
     def _collect(self, step: int) -> Harvest:
         tools = self.parts.tools(self.state.params, step, temperature=self._temperature())
-        return self.parts.strategy(tools, self.parts.stream.next(), step, self._knobs())
+        examples = distributed.examples(self.parts.stream.next())
+        harvest = self.parts.strategy(tools, examples, step, self._knobs())
+        return add_inputs(harvest, self.parts.objective.needs, tools, self.config.task)
 
     def _knobs(self) -> dict[str, float]:
         return {name: float(x) for name, x in jax.device_get(self.state.knobs).items()}
@@ -185,8 +192,13 @@ class Loop:
         if self.config.steps:
             self._log({"step": self.config.steps, **after})
         self._save(wait=True)
-        dashboard([self.run.path], self.run.path / "plots" / "dashboard.png")
+        if self.writes:
+            dashboard([self.run.path], self.run.path / "plots" / "dashboard.png")
+        distributed.barrier("finished")
         return {"before": self.before, "after": after, "step": self.config.steps}
+
+    def _progress(self, total: int, what: str) -> Progress | Nowhere:
+        return Progress(total, what) if self.writes else Nowhere()
 
     def _log(self, record: Mapping[str, Any]) -> None:
         self.metrics.write(record)
@@ -224,6 +236,7 @@ class Loop:
 
     def _restore(self) -> tuple[TrainState | None, dict[str, Any]]:
         """The newest usable checkpoint; a damaged one is passed over loudly."""
+        fault: Exception | None = None
         for step in reversed(self.checkpoints.steps()):
             try:
                 host = self.checkpoints.host(step)
@@ -232,12 +245,14 @@ class Loop:
                         f"{self.run.path} holds a run of another config: resume it with its own config.py, or start this one "
                         "in another --workdir."
                     )
-                state = self.checkpoints.restore(step, self.parts.like())
+                state, error = self.checkpoints.restore(step, self.parts.like()), None
             except ConfigError:
                 raise
-            except Exception as error:
-                print(f"Checkpoint {step} is passed over: {error}", file=sys.stderr)
-                fault = error
+            except Exception as caught:
+                error = caught
+            if distributed.anywhere(error is not None):  # what one process cannot read no process uses
+                fault = error or fault or CheckpointFault(f"another process cannot read step {step}")
+                print(f"Checkpoint {step} is passed over: {fault}", file=sys.stderr)
                 continue
             self.parts.stream.restore(host["stream"])
             return state, host

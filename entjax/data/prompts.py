@@ -33,9 +33,7 @@ class PromptStream:
         return batch
 
     def take(self, count: int) -> list[Example]:
-        """The next `count` examples, for a strategy that replaces prompts; for a stream that one process reads alone."""
-        if self._share.local != self._share.batch:
-            raise ValueError("take() is for one process: several would move their positions apart.")
+        """The next `count` examples, for a strategy that replaces prompts: the same on every process, and all must take them."""
         examples = [self._read(self._position + i) for i in range(count)]
         self._position += count
         return examples

@@ -44,7 +44,7 @@ def test_a_step_on_a_mesh(alone, name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got_gradient, gradient)
 
 
-RUN = dict(steps=20, sft_steps=60, sft_batch=32, lr=1e-3, minibatches=2, save_every=20)
+RUN = {"steps": 20, "lr": 1e-2, "minibatches": 2, "save_every": 20}
 
 
 @pytest.fixture(scope="module")
