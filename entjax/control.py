@@ -136,18 +136,21 @@ def pid(
         smooth = ema * jnp.where(first, error, state.previous) + (1.0 - ema) * error
         change = jnp.where(first, jnp.zeros_like(smooth), smooth - state.previous)
         direct = rest + abs(kp) * smooth
-        integral = state.integral + smooth
-        if ki:
-            room_below, room_above = (low - direct) / abs(ki), (high - direct) / abs(ki)
-            integral = jnp.where(
-                smooth > 0,
-                jnp.minimum(integral, jnp.maximum(room_above, state.integral)),
-                jnp.maximum(integral, jnp.minimum(room_below, state.integral)),
-            )
+        integral = accumulate(state.integral, smooth, direct, abs(ki), low, high)
         value = jnp.clip(direct + abs(ki) * integral + abs(kd) * change, low, high)
         return value, PIDState(integral, smooth, state.count + 1)
 
     return Controller(lambda: PIDState(_zero(), _zero(), jnp.zeros((), jnp.int32)), update)
+
+
+def accumulate(integral: Array, error: Array, direct: Array, ki: float, low: float, high: float) -> Array:
+    """integral + error, but an output direct + ki integral is pushed neither beyond its bounds nor further beyond them."""
+    grown = integral + error
+    if not ki:
+        return grown
+    ceiling = jnp.maximum((high - direct) / ki, integral)
+    floor = jnp.minimum((low - direct) / ki, integral)
+    return jnp.where(error > 0, jnp.minimum(grown, ceiling), jnp.maximum(grown, floor))
 
 
 def _check_pid(kp: float, ki: float, kd: float, low: float, high: float, ema: float) -> float:

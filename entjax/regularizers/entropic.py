@@ -7,7 +7,7 @@ Entropy too high: alpha > 0, likely tokens are reinforced, entropy falls; too lo
 on unlikely tokens has the opposite effect.
 
 form="weights" (default, the paper's objective): the factors go into the weights of the clipped surrogate, and E stays where the
-output can use it (|K_i E| <= 1: anti-windup). form="released": loss += alpha mean over these tokens of -r |A|, unclipped, with
+output can use it (anti-windup). form="released": loss += alpha mean over these tokens of -r |A|, unclipped, with
 its own denominator, E not bounded; `fraction` = microbatch / minibatch of the released loop. Defaults: K_p 1, K_i .01, target .1
 (paper); threshold .95 (its size in the code is from memory).
 """
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entjax import masked, vocab
-from entjax.control import Target
+from entjax.control import Target, accumulate
 from entjax.transform import Transform, measured_entropy, stateful
 
 
@@ -47,12 +47,12 @@ def entropic(
             f"entropic needs kp, ki >= 0 and 0 <= threshold < 1, got kp={kp}, ki={ki}, threshold={threshold}."
         )
     cut = math.log(threshold) if threshold > 0 else -math.inf
-    bound = 1 / ki if form == "weights" and ki > 0 else math.inf
+    bound = 1.0 if form == "weights" else math.inf
 
     def f(signal, state, context, *, target):
         error = measured_entropy(context, measure).astype(state.integral.dtype) - target
         alpha = jnp.clip(ki * state.integral + kp * error, -1.0, 1.0)
-        integral = jnp.clip(state.integral + fraction * error, -bound, bound)
+        integral = accumulate(state.integral, fraction * error, kp * error, ki, -bound, bound)
         likely = signal.mask & (context.stats["logp"] > cut)
         push = released if form == "released" else weights
         signal = push(signal, alpha.astype(signal.weight.dtype), likely)

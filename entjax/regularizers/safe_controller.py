@@ -60,9 +60,9 @@ def safe_controller(
     kp, ki, kd = gains
 
     def init():
-        zero = jnp.zeros((), jnp.float32)
+        zero = lambda: jnp.zeros((), jnp.float32)  # a buffer each: the step donates its state
         empty = jnp.zeros(2 * WINDOW, jnp.float32)
-        return SafeState(zero, zero, empty, zero, zero, zero, jnp.zeros((), jnp.int32))
+        return SafeState(zero(), zero(), empty, zero(), zero(), zero(), jnp.zeros((), jnp.int32))
 
     def update(measurement, state):
         divergence, entropy, reward = (jnp.asarray(x).astype(state.short.dtype) for x in measurement)

@@ -43,7 +43,7 @@ def siren(
     feature = features.top_p_entropy(top_p, include_crossing)
 
     def start():
-        return SirenState(jnp.float32(anchor or 0.0), jnp.asarray(anchor is not None))
+        return SirenState(jnp.float32(0.0 if anchor is None else anchor), jnp.asarray(anchor is not None))
 
     def f(signal, state, context, *, coef):
         H, mask = context.stats[name], signal.mask

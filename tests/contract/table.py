@@ -63,6 +63,7 @@ def inputs(rollout: ej.Rollout, names, seed: int = 7) -> dict:
         "think_end": lambda: rng.integers(0, t + 2, b).astype(np.int32),
         "replayed": lambda: np.arange(b) % 3 == 0,
         "tool_calls": lambda: rng.integers(0, 4, b).astype(np.int32),
+        "tempered": lambda: rng.random(b) < 0.4,
         "baseline": lambda: rng.random(b),
         "value": lambda: rng.random((b, t)),
         "attention_entropy": lambda: rng.random((b, t)),
