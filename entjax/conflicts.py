@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+from entjax.control import Controller
+
 WHY_ONE_OWNER = {
     "baseline": "each computes the group advantage anew, so the first would be overwritten",
     "entropy": "two entropy controllers pull one policy towards two targets",
@@ -22,6 +24,8 @@ FIGHTS = (
     ({"forking_tokens", "clip_cov"}, "low-entropy tokens get no gradient after 80/20 anyway"),
     ({"forking_tokens", "kl_cov"}, "low-entropy tokens get no gradient after 80/20 anyway"),
     ({"forking_tokens", "lp_reg"}, "low-entropy tokens get no gradient after 80/20 anyway"),
+    ({"aepo", "reject_mismatch"}, "rejection drops the tempered samples by which AEPO regulates entropy"),
+    ({"aepo", "importance"}, "the weights undo the tempered distribution by which AEPO regulates entropy"),
     ({"tea", "clip_cov"}, "TEA rewards the tokens that Clip-Cov drops"),
     ({"tea", "kl_cov"}, "TEA rewards the tokens that KL-Cov holds back"),
     ({"ear", "agentic_advantage"}, "one favours low, the other high entropy: they roughly cancel"),
@@ -65,6 +69,11 @@ FIGHTS = (
     ({"pear", "entropic"}, "PEAR pushes entropy down whatever EntroPIC's target"),
     ({"pear", "siren"}, "PEAR pushes entropy down, SIREN holds it up"),
 )
+
+
+def steered(*values) -> frozenset[str]:
+    """What a transform with these hyperparameters owns beside: "entropy" if a Controller, fed with the entropy, drives one."""
+    return frozenset({"entropy"} if any(isinstance(value, Controller) for value in values) else ())
 
 
 def check(parts) -> None:

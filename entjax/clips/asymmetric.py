@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from entjax.conflicts import steered
 from entjax.control import Controller, Target
 from entjax.transform import Transform, is_dynamic, tunable
 
@@ -26,5 +27,9 @@ def asymmetric(low: Target | Controller = 0.2, high: Target | Controller = 0.28)
         return signal.replace(clip_low=fill(1.0 - low), clip_high=fill(1.0 + high))
 
     return tunable(
-        "asymmetric", f, {"low": low, "high": high}, writes={"clip_low", "clip_high"}, owns={"clip"}
+        "asymmetric",
+        f,
+        {"low": low, "high": high},
+        writes={"clip_low", "clip_high"},
+        owns={"clip", *steered(low, high)},
     )

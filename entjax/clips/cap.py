@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from entjax.conflicts import steered
 from entjax.control import Controller, Target
 from entjax.transform import Transform, is_dynamic, tunable
 
@@ -22,4 +23,6 @@ def cap(maximum: Target | Controller = 5.0) -> Transform:
         high = jnp.full_like(signal.clip_high, jnp.asarray(maximum, signal.clip_high.dtype))
         return signal.replace(clip_low=jnp.zeros_like(signal.clip_low), clip_high=high)
 
-    return tunable("cap", f, {"maximum": maximum}, writes={"clip_low", "clip_high"}, owns={"clip"})
+    return tunable(
+        "cap", f, {"maximum": maximum}, writes={"clip_low", "clip_high"}, owns={"clip", *steered(maximum)}
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from entjax.conflicts import steered
 from entjax.control import Controller, Target
 from entjax.transform import Transform, is_dynamic, tunable
 
@@ -26,5 +27,9 @@ def geometric(low: Target | Controller = 0.4, high: Target | Controller = 0.4) -
         return signal.replace(clip_low=fill(-low), clip_high=fill(high))
 
     return tunable(
-        "geometric", f, {"low": low, "high": high}, writes={"clip_low", "clip_high"}, owns={"clip"}
+        "geometric",
+        f,
+        {"low": low, "high": high},
+        writes={"clip_low", "clip_high"},
+        owns={"clip", *steered(low, high)},
     )

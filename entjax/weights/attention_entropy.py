@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from entjax import masked
+from entjax.conflicts import steered
 from entjax.control import Controller, Target
 from entjax.transform import Transform, is_dynamic, tunable
 
@@ -31,9 +32,8 @@ def attention_entropy(strength: Target | Controller = 0.5) -> Transform:
         mean = masked.mean(entropy, mask)
         return signal.replace(weight=signal.weight * weight).note(context, mean=mean)
 
-    return tunable(
-        "attention_entropy", f, {"strength": strength}, needs={"attention_entropy"}, writes={"weight"}
-    )
+    about = {"needs": {"attention_entropy"}, "writes": {"weight"}, "owns": steered(strength)}
+    return tunable("attention_entropy", f, {"strength": strength}, **about)
 
 
 def _middle_rank(x: Array, mask: Array) -> Array:

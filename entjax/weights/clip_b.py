@@ -15,6 +15,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from entjax import masked
+from entjax.conflicts import steered
 from entjax.control import Controller, Target
 from entjax.entropy_change import discriminator_score
 from entjax.transform import Transform, is_dynamic, tunable
@@ -42,4 +43,4 @@ def clip_b(
             context, dropped=masked.mean(dropped, mask), mean=mean, std=spread
         )
 
-    return tunable("clip_b", f, {"mu": mu}, writes=writes(denominator))
+    return tunable("clip_b", f, {"mu": mu}, writes=writes(denominator), owns=steered(mu))

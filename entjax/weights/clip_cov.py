@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from entjax import masked, vocab
+from entjax.conflicts import steered
 from entjax.control import Controller, Target
 from entjax.entropy_change import token_covariance
 from entjax.surrogates import ratio
@@ -54,4 +55,11 @@ def clip_cov(
             mean=masked.mean(covariance, mask),
         )
 
-    return tunable("clip_cov", f, {"fraction": fraction}, reads={"logp": vocab.logp}, writes={"weight"})
+    return tunable(
+        "clip_cov",
+        f,
+        {"fraction": fraction},
+        reads={"logp": vocab.logp},
+        writes={"weight"},
+        owns=steered(fraction),
+    )

@@ -16,6 +16,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from entjax import masked, vocab
+from entjax.conflicts import steered
 from entjax.control import Controller, Target
 from entjax.entropy_change import discriminator_score, expected_score
 from entjax.transform import Transform, is_dynamic, tunable
@@ -53,4 +54,4 @@ def clip_v(
             context, dropped=masked.mean(dropped, mask), std=spread
         )
 
-    return tunable("clip_v", f, {"mu": mu}, remembers=SUMS, writes=writes(denominator))
+    return tunable("clip_v", f, {"mu": mu}, remembers=SUMS, writes=writes(denominator), owns=steered(mu))

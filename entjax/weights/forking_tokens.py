@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from entjax import masked, vocab
+from entjax.conflicts import steered
 from entjax.control import Controller, Target
 from entjax.transform import Transform, is_dynamic, tunable
 from entjax.weights._keep import DENOMINATORS, keep_tokens, writes
@@ -65,5 +66,10 @@ def forking_tokens(
         )
 
     return tunable(
-        "forking_tokens", f, {"rho": rho}, reads={"entropy": vocab.entropy}, writes=writes(denominator)
+        "forking_tokens",
+        f,
+        {"rho": rho},
+        reads={"entropy": vocab.entropy},
+        writes=writes(denominator),
+        owns=steered(rho),
     )

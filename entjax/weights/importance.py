@@ -13,6 +13,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from entjax import masked
+from entjax.conflicts import steered
 from entjax.control import Controller, Target
 from entjax.surrogates import ratio
 from entjax.transform import Transform, is_dynamic, tunable
@@ -51,4 +52,4 @@ def importance(
         signal = signal.replace(weight=signal.weight * weight)
         return signal.note(context, mean=mean, over=masked.mean(over, mask))
 
-    return tunable("importance", f, {"threshold": threshold}, writes={"weight"})
+    return tunable("importance", f, {"threshold": threshold}, writes={"weight"}, owns=steered(threshold))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from entjax import entropy_change, masked
+from entjax.conflicts import steered
 from entjax.control import Controller, Target
 from entjax.entropy_change import Estimator, Normaliser
 from entjax.transform import Transform, is_dynamic, tunable
@@ -68,5 +69,10 @@ def steer(
         )
 
     return tunable(
-        "steer", f, {"minimum": minimum, "maximum": maximum}, reads=estimator.reads, writes={"weight"}
+        "steer",
+        f,
+        {"minimum": minimum, "maximum": maximum},
+        reads=estimator.reads,
+        writes={"weight"},
+        owns=steered(minimum, maximum),
     )

@@ -125,3 +125,12 @@ def test_arguments_are_checked(arguments):
 def test_conflicts_are_told():
     with pytest.warns(UserWarning, match="80/20 keeps exactly the tokens"):
         ej.chain(ej.weights.forking_tokens(), ej.weights.steer())
+
+
+def test_two_entropy_controllers_are_refused():
+    """A controller of the weights steers the policy entropy like one of the entropy coefficient; a schedule does not."""
+    pi = ej.control.pi(target=0.5, kp=0.1, ki=0.01)
+    steer = ej.weights.steer(ej.control.pi(target=0.5, kp=0.1, ki=0.01, low=0.1))
+    with pytest.raises(ValueError, match="both own 'entropy'"):
+        ej.chain(steer, ej.regularizers.entropy(pi))
+    ej.chain(ej.weights.steer(ej.control.linear(1.0, 0.5, 10)), ej.regularizers.entropy(pi))
