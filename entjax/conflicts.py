@@ -84,6 +84,17 @@ def check(parts) -> None:
     _fights(parts)
 
 
+def check_whole(parts) -> None:
+    """What only a complete objective can get wrong."""
+    check(parts)
+    writer = next((part.name for part in parts if "reward" in part.writes), None)
+    if writer and not any("baseline" in part.owns for part in parts):
+        raise ValueError(
+            f"'{writer}' writes the reward, but nothing turns it into an advantage: add advantages.group_normalize() after it, "
+            "or advantages.raw() for the reward itself."
+        )
+
+
 def _unique_names(parts) -> None:
     seen = set()
     for part in parts:

@@ -42,7 +42,7 @@ class Objective:
         second = chain(per_step or identity(), name="per_step")
         if "scale" not in first.owns | second.owns:
             second = chain(second, token_mean(), name="per_step")
-        conflicts.check(first.parts + second.parts)
+        conflicts.check_whole(first.parts + second.parts)
         self.per_rollout = first
         self.per_step = second
         self.per_token = per_token
@@ -69,6 +69,11 @@ class Objective:
     def needs(self) -> frozenset[str]:
         """Keys of rollout.extra without which the chains cannot run."""
         return self.per_rollout.needs | self.per_step.needs
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """Names of the scalars that the chains hand to the next rollout."""
+        return self.per_rollout.knobs | self.per_step.knobs
 
     @property
     def terms(self) -> dict[str, vocab.Feature]:

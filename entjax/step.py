@@ -17,7 +17,7 @@ import optax
 from flax import nnx, struct
 from jaxtyping import Array, Int
 
-from entjax import masked, vocab
+from entjax import attention_entropy, masked, vocab
 from entjax.loss import Objective, per_token_inputs, policy_loss
 from entjax.types import Context, Rollout, Signal, wide_dtype
 
@@ -29,7 +29,7 @@ class TrainState:
     params: Any
     opt_state: Any
     signal_state: dict
-    knobs: dict  # scalars handed to the next rollout, e.g. temperature
+    knobs: dict  # scalars handed to the next rollout, NaN until a transform has set them
     step: Int[Array, ""]  # rollout batches consumed
     skipped: Int[Array, ""]  # updates left out because loss or gradient was not finite
     key: Array
@@ -45,7 +45,7 @@ def init_train_state(
         params=params,
         opt_state=optimizer.init(params),
         signal_state=objective.init(),
-        knobs={},
+        knobs={name: jnp.full((), jnp.nan) for name in sorted(objective.knobs)},
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         key=key,
@@ -112,6 +112,9 @@ def make_score(
 
     def score_rows(state: TrainState, rollout: Rollout) -> dict[str, Array]:
         found = policy_features(graphdef, state.params, state.reference, rollout, wanted, chunk)
+        if "attention_entropy" in objective.needs:
+            policy = nnx.merge(graphdef, state.params)
+            found["attention_entropy"] = attention_entropy.of_model(policy, rollout.tokens)
         if "ref_logp" in objective.needs:
             only = {"logp": vocab.logp}
             found["ref_logp"] = policy_features(graphdef, state.reference, None, rollout, only, chunk)["logp"]
@@ -222,7 +225,7 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
             signal, chain_state = objective.per_step.update(signal, state.signal_state["per_step"], context)
         with jax.named_scope("gradient"):
             grads, out = gradients(state, rollout, signal)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         fine = jnp.isfinite(norm) & jnp.isfinite(out.loss)
         with (
             jax.named_scope("optimizer"),

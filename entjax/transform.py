@@ -41,6 +41,7 @@ class Transform(NamedTuple):
     owns: frozenset[str] = (
         frozenset()
     )  # what only one rule of a chain may decide: "baseline", "entropy", "clip", ...
+    knobs: frozenset[str] = frozenset()  # scalars handed to the next rollout
     hyper: Mapping[str, Any] = NOTHING  # the hyperparameters, for `entjax methods`
     parts: tuple[Transform, ...] | None = None  # the members of a chain
 
@@ -161,7 +162,8 @@ def chain(*transforms: Transform, name: str = "chain") -> Transform:
 
     union = {field: _union(parts, field) for field in ("reads", "terms", "remembers")}
     sets = {
-        field: frozenset().union(*(getattr(p, field) for p in parts)) for field in ("needs", "writes", "owns")
+        field: frozenset().union(*(getattr(p, field) for p in parts))
+        for field in ("needs", "writes", "owns", "knobs")
     }
     return Transform(name, init, update, **union, **sets, parts=parts)
 
@@ -216,5 +218,5 @@ def _union(parts, field: str) -> Mapping[str, Callable]:
 
 
 def _frozen(about: dict[str, Any]) -> dict[str, Any]:
-    sets = {key: frozenset(value) for key, value in about.items() if key in ("needs", "writes", "owns")}
+    sets = {key: frozenset(value) for key, value in about.items() if key in ("needs", "writes", "owns", "knobs")}
     return {**about, **sets}

@@ -82,5 +82,6 @@ def aepo(
         {},
         needs={"tempered"},
         writes={"advantage", "mask", "knobs"},
+        knobs={"tempered_temperature"},
         owns={"entropy"},
     )

@@ -27,8 +27,8 @@ Step = tuple[int, str, int, int]  # a op b = c
 
 
 def countdown(numbers: int = 3, *, seed: int = 0, split: Literal["all", "train", "eval"] = "all") -> Task:
-    """Endless solvable instances with `numbers` digits in 1..9 and a target drawn uniformly from those that
-    can be reached.
+    """Endless solvable instances with `numbers` digits in 1..9 and the result of a solution drawn uniformly: a
+    target with many solutions comes up more often.
 
     Which instances (digits in any order, target) belong to "train" and which to "eval" does not depend on the
     seed.
@@ -45,7 +45,9 @@ def countdown(numbers: int = 3, *, seed: int = 0, split: Literal["all", "train",
         rng = rng_of(name, seed, split, index)
         while True:
             digits = [rng.randint(1, 9) for _ in range(numbers)]
-            target = rng.choice(sorted(table(tuple(sorted(digits)))))
+            reachable = table(tuple(sorted(digits)))
+            targets = sorted(reachable)
+            target = rng.choices(targets, [len(reachable[t]) for t in targets])[0]
             if split == "all" or is_held_out(digits, target) == (split == "eval"):
                 prompt = "".join(map(str, digits)) + f">{target}:"
                 return Example(prompt, {"numbers": digits, "target": target})

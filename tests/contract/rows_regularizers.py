@@ -35,7 +35,12 @@ ROWS = [
     Row(r.kl, {"coef": ej.kl.adaptive()}, {"coef"}, ("ref_logp",), label="kl(adaptive)"),
     Row(r.kl, {"coef": c.pi(0.1, kp=-0.1, ki=-0.01)}, {"coef"}, ("ref_logp",), label="kl(pi)"),
     Row(r.full_kl, {"coef": 0.1}, {"coef"}),
-    Row(r.full_kl, {"coef": c.pi(0.1, kp=-0.1, ki=-0.01), "direction": "forward"}, {"coef"}, label="full_kl(pi)"),
+    Row(
+        r.full_kl,
+        {"coef": c.pi(0.1, kp=-0.1, ki=-0.01), "direction": "forward"},
+        {"coef"},
+        label="full_kl(pi)",
+    ),
     Row(r.entropic, {"threshold": 0.3}, {"weight"}),
     Row(r.entropic, {"threshold": 0.3, "form": "released", "fraction": 0.5}, {"coef"}),
     Row(r.entropic, {"measure": "nll", "threshold": 0.0}, {"weight"}),

@@ -21,6 +21,8 @@ FIELDS = {f.name for f in dataclasses.fields(ej.Signal)}
 
 def objective_of(row):
     t = row.factory(**row.kwargs)
+    if "reward" in t.writes and "baseline" not in t.owns:
+        t = ej.chain(t, ej.advantages.raw())
     return ej.Objective(**{row.where: t}, per_token=row.surrogate)
 
 

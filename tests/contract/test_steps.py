@@ -34,6 +34,9 @@ def objective_of(members, surrogate=ej.surrogates.ppo_clip):
         return ("scale" in t.owns, "baseline" not in t.owns and "reward" not in t.writes, "baseline" in t.owns)
 
     named.sort(key=order)
+    if any("reward" in t.writes for _, t in named) and not any("baseline" in t.owns for _, t in named):
+        named.insert(0, (members[0]._replace(where="per_rollout"), ej.advantages.raw()))
+        named.sort(key=order)
     chains = {where: ej.chain(*(t for row, t in named if row.where == where)) for where in ("per_rollout", "per_step")}
     return ej.Objective(**chains, per_token=surrogate)
 
