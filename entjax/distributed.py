@@ -106,7 +106,7 @@ def start(here: Cluster | None) -> None:
     where = here.coordinator or f"port {os.environ['JAX_COORDINATOR_PORT']} of the first host"
     who = "the processes" if here.processes is None else f"process {here.process} of {here.processes}"
     _say(
-        f"{who}: meeting the others at {where}, for at most {here.init_timeout} s. If this ends with DEADLINE_EXCEEDED, a process "
+        f"{who}: meeting the others at {where}, for at most {here.init_timeout} s. If this ends with DEADLINE_EXCEEDED, one "
         "was not started or cannot reach that port."
     )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
