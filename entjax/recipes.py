@@ -333,6 +333,14 @@ def steer_exact(minimum: float = 0.8) -> Objective:
     return _dapo(weights.steer(minimum, estimator=entropy_change.exact_first_order, normaliser=entropy_change.rank))
 
 
+def entropy_budget(target: float = 0.2, kp: float = 2.0, ki: float = 0.05, maximum: float = 2.0) -> Objective:
+    """Entropy budget (this project): the smallest change of token weights whose predicted entropy change holds a target.
+
+    Evidence: closed-loop tests and the quickstart.
+    """
+    return _dapo(weights.entropy_budget(target, kp=kp, ki=ki, maximum=maximum))
+
+
 def clip_cov(fraction: float = 2e-4, low: float = 1.0, high: float = 5.0) -> Objective:
     """Clip-Cov (arXiv 2505.22617): a few random tokens of high covariance lose their gradient.
 

@@ -4,6 +4,7 @@ from entjax.weights.attention_entropy import attention_entropy
 from entjax.weights.clip_b import clip_b
 from entjax.weights.clip_cov import clip_cov
 from entjax.weights.clip_v import clip_v
+from entjax.weights.entropy_budget import entropy_budget
 from entjax.weights.forking_tokens import forking_tokens
 from entjax.weights.geometric_mean import geometric_mean
 from entjax.weights.importance import importance
@@ -17,6 +18,7 @@ __all__ = [
     "clip_b",
     "clip_cov",
     "clip_v",
+    "entropy_budget",
     "forking_tokens",
     "geometric_mean",
     "importance",
