@@ -1,0 +1,1 @@
+"""Small experiments, each a command that writes a page: python -m entjax.studies.controllers."""
