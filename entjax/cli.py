@@ -1,4 +1,4 @@
-"""The command line: entjax train | eval | plot | methods | sample | export."""
+"""The command line: entjax train | eval | plot | methods | sample | compile | export."""
 
 from __future__ import annotations
 
@@ -86,6 +86,16 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--prompts", type=int, default=4, help="number of held-out prompts (default 4)")
     one.add_argument("--samples", type=int, default=4, help="completions of each (default 4)")
     one.add_argument("--prompt", action="append", help="your own prompt instead; may be repeated")
+
+    one = add("compile", _compile, "compile a config for a TPU slice, without TPUs: memory, collectives, time at best")
+    one.add_argument("config", type=Path)
+    one.add_argument("override", nargs="*", metavar="key=value", help="replace fields of the config")
+    one.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="e.g. v5e:4x4, v5p:4x4x4, v6e:16x16")
+    one.add_argument("--mesh", metavar="AXIS:N,...", help="instead of the config's, e.g. fsdp:16,tensor:4")
+    one.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompts (512)")
+    one.add_argument("--programs", default="update,score,prefill,decode", help="which of them to compile (all)")
+    one.add_argument("--sweep", action="store_true", help="try mesh shapes and remat policies, recommend one")
+    one.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
 
     one = add("export", _export, "write the last checkpoint of a run as a Hugging Face folder")
     one.add_argument("workdir", type=Path)
@@ -214,6 +224,12 @@ def _sample(options) -> int:
         print(f"{example.prompt!r} -> {text!r}" + ("" if options.prompt else f"   reward {reward:g}"))
     parts.scorer.close()
     return 0
+
+
+def _compile(options) -> int:
+    from entjax.aot.command import run
+
+    return run(options)
 
 
 def _export(options) -> int:

@@ -1,0 +1,254 @@
+"""The programs of a run compiled for a TPU slice on a machine without TPUs: do they fit, what do they move, how fast at best?
+
+The update step, the scoring pass and the sampler's prefill and decode step are the very functions that `entjax train` runs,
+lowered for the shapes and shardings of a config and compiled by libtpu for a named topology. Shown by this: HBM per chip,
+collectives, traffic, and the time that the chip's published ceilings allow. Not shown: numerics and real speed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from entjax import setup
+from entjax.aot import hlo
+from entjax.aot.chips import Chip, chip_of
+from entjax.aot.flops import Work, work_of
+from entjax.config import Config
+from entjax.models import Decoder, DecoderConfig
+from entjax.models.known import architecture
+from entjax.sampler import Sampling, make_sampler, sequence_keys
+from entjax.sampler.state import DecodeState, Prefix, by_row
+from entjax.sharding import Layout, make_mesh
+from entjax.step import make_score
+from entjax.types import Rollout
+
+USABLE = 0.96  # of HBM; the runtime keeps the rest
+DECODE_STEPS = 128  # tokens per call of the decode loop, over which what happens once a call is spread
+
+
+class Sizes(NamedTuple):
+    """The shapes of a run."""
+
+    rows: int
+    length: int
+    prompts: int
+    prompt: int
+    new: int
+
+
+class Plan(NamedTuple):
+    """A config on a slice: everything that compilation needs, as shapes."""
+
+    config: Config
+    chip: Chip
+    layout: Layout
+    model: Any  # a Decoder with shapes for weights
+    sizes: Sizes
+
+    @property
+    def architecture(self) -> DecoderConfig:
+        return self.model.config
+
+    @property
+    def chips(self) -> int:
+        return self.layout.mesh.size // self.chip.devices
+
+
+class Report(NamedTuple):
+    """One compiled program, per device where not said otherwise."""
+
+    program: str
+    seconds: float  # of compilation
+    arguments: int  # bytes
+    temporaries: int
+    peak: int  # as the compiler gives it; None where it does not
+    collectives: dict[str, float]  # bytes sent
+    traffic: int
+    work: Work
+    fault: str = ""  # why it could not be compiled
+
+    @property
+    def needed(self) -> int:
+        """Bytes of HBM that the program needs: the larger of the compiler's two answers."""
+        return max(self.arguments + self.temporaries, self.peak)
+
+
+def topology_devices(topology: str) -> list[Any]:
+    """The devices of a slice that is not there."""
+    for name, value in (
+        ("TPU_SKIP_MDS_QUERY", "1"),
+        ("TPU_WORKER_HOSTNAMES", "localhost"),
+        ("TPU_ACCELERATOR_TYPE", "v5p-8"),
+    ):
+        os.environ.setdefault(name, value)
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except (RuntimeError, ValueError, jax.errors.JaxRuntimeError) as error:
+        if "libtpu" in str(error) or "Unknown backend" in str(error) or "plugin" in str(error):
+            raise ImportError(
+                "compile needs libtpu, which also runs without a TPU: pip install 'entjax[tpu]'."
+            ) from error
+        raise ValueError(
+            f"--topology {topology}: libtpu knows no such slice ({str(error).splitlines()[0]})."
+        ) from error
+
+
+def plan(
+    config: Config, topology: str, *, prompt: int = 512, mesh: dict[str, int] | None = None, **changes: Any
+) -> Plan:
+    """A config on a slice; `changes` are fields of the model (remat, dtype ...)."""
+    from entjax.train import bucket
+
+    chip = chip_of(topology)
+    layout = Layout(
+        make_mesh(mesh or dict(config.mesh) or {"fsdp": -1}, topology_devices(topology)), config.sharding
+    )
+    layout.check(config)
+    sizes = architecture(config.model, **{**config.model_options, **changes})
+    model = nnx.eval_shape(lambda: Decoder(sizes, rngs=nnx.Rngs(0), constrain=layout.constrain))
+    if prompt + config.max_new_tokens > sizes.context:
+        raise ValueError(
+            f"{prompt} prompt tokens and max_new_tokens={config.max_new_tokens} exceed the model's context of {sizes.context}."
+        )
+    shapes = Sizes(
+        config.prompts * config.samples,
+        bucket(prompt + config.max_new_tokens),
+        config.prompts,
+        prompt,
+        config.max_new_tokens,
+    )
+    return Plan(config, chip, layout, model, shapes)
+
+
+def programs(p: Plan) -> dict[str, Any]:
+    """name -> a function that lowers the program."""
+    return {
+        "update": lambda: _update(p),
+        "score": lambda: _score(p),
+        "prefill": lambda: _prefill(p),
+        "decode": lambda: _decode(p),
+    }
+
+
+def compile_program(p: Plan, name: str) -> Report:
+    """Compile one program and read what it needs and moves."""
+    started = time.perf_counter()
+    work = work_of(p.architecture, p.config, p.sizes, name)
+    try:
+        compiled = programs(p)[name]().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
+            raise
+        return Report(name, time.perf_counter() - started, 0, 0, 0, {}, 0, work, _first_sentence(str(error)))
+    memory = compiled.memory_analysis()
+    calls = DECODE_STEPS if name == "decode" else 1
+    program = hlo.parse(compiled.as_text(), open_loops=calls)
+    moved: dict[str, float] = {}
+    for one in hlo.collectives(program, p.layout.mesh.size):
+        moved[one.kind] = moved.get(one.kind, 0.0) + one.total / calls
+    return Report(
+        name,
+        time.perf_counter() - started,
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        int(getattr(memory, "peak_memory_in_bytes", 0) or 0),
+        moved,
+        hlo.traffic(program) // calls,
+        work,
+    )
+
+
+def _first_sentence(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if "Used" in line or "Ran out" in line]
+    return (lines or text.splitlines())[0][:200]
+
+
+# The four programs ----------------------------------------------------------------------------------------------------------
+
+
+def _rollout(p: Plan, extra: dict[str, Any]) -> Rollout:
+    b, t = p.sizes.rows, p.sizes.length
+    rows = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=p.layout.rows)
+    wide = jnp.float32
+    return Rollout(
+        tokens=rows(jnp.int32, b, t), mask=rows(bool, b, t), logp=rows(wide, b, t), entropy=rows(wide, b, t),
+        old_logp=rows(wide, b, t), reward=rows(wide, b), group=rows(jnp.int32, b),
+        extra={name: rows(x.dtype, *x.shape) for name, x in extra.items()},
+        temperature=jax.ShapeDtypeStruct((), wide, sharding=p.layout.whole),
+    )  # fmt: skip
+
+
+def _state(p: Plan) -> Any:
+    return setup.abstract_state(
+        p.model, setup.make_objective(p.config), setup.make_optimizer(p.config), p.layout
+    )
+
+
+def _score(p: Plan) -> Any:
+    score = setup.make_scoring(p.config, p.model, setup.make_objective(p.config), p.layout)
+    return score.lower(_state(p), _rollout(p, {}))
+
+
+def _update(p: Plan) -> Any:
+    objective, optimizer = setup.make_objective(p.config), setup.make_optimizer(p.config)
+    state = _state(p)
+    scored = jax.eval_shape(make_score(p.model, objective, microbatches=1), state, _rollout(p, {}))
+    step = setup.make_step(p.config, p.model, objective, optimizer, p.layout)
+    return step.lower(state, _rollout(p, scored.extra))
+
+
+def _sampler(p: Plan) -> tuple[Any, Any]:
+    """(sampler, its weights): laid out by the sampler's rules, in the compute type when those differ from the trainer's."""
+    sampler = make_sampler(p.model, eos_ids=(0,), rows_sharding=p.layout.rows)
+    params = nnx.split(p.model)[1]
+    own = p.config.sampler_sharding
+    layout = p.layout if own is None else p.layout._replace(rules=own)
+    kind = lambda x: x.dtype if own is None else p.architecture.dtype
+    place = lambda x, s: jax.ShapeDtypeStruct(x.shape, kind(x), sharding=s)
+    return sampler, jax.tree.map(place, params, layout.weights(params))
+
+
+def _prompt_arrays(p: Plan, sampler: Any) -> tuple[Any, Any]:
+    rows = sampler.shapes.rows(p.sizes.prompts)
+    whole = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=p.layout.whole)
+    return whole(rows, sampler.shapes.prompt(p.sizes.prompt)), whole(rows)
+
+
+def _prefill(p: Plan) -> Any:
+    sampler, params = _sampler(p)
+    return sampler.device.prefill.lower(params, *_prompt_arrays(p, sampler))
+
+
+def _decode(p: Plan) -> Any:
+    sampler, params = _sampler(p)
+    prefix: Prefix = jax.eval_shape(sampler.device.prefill, params, *_prompt_arrays(p, sampler))
+    how = Sampling(p.sizes.new, p.config.temperature, p.config.rules)
+    rows = sampler.shapes.rows(min(p.sizes.rows, sampler.shapes.at_once))
+    number = np.zeros(rows, np.int32)
+    request = sampler.request(how, number, sequence_keys(jax.random.key(0), np.int32(0), number, number))
+    slots = sampler.slots(prefix, how)
+    state = jax.eval_shape(lambda a, b: sampler.device.begin(a, b, slots), prefix, request)
+    steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=p.layout.whole)
+    return sampler.device.advance.lower(params, _placed(p, state), steps, sampler.window(slots, slots))
+
+
+def _placed(p: Plan, state: DecodeState) -> DecodeState:
+    """The shardings that the sampler gives its state: rows, and key heads where the weights cut them."""
+    put = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    cache_axes = (None, "batch", "kv_heads", None, None)
+    cache = jax.tree.map(lambda x: put(x, p.layout.of(cache_axes, x.shape)), state.cache)
+    placed = by_row(lambda x: put(x, p.layout.rows), state)
+    whole = {name: put(getattr(state, name), p.layout.whole) for name in ("stop", "pad")}
+    return placed.replace(cache=cache, **whole)
