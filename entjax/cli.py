@@ -31,7 +31,7 @@ def _guarded(options) -> int:
         from entjax import distributed
 
         if distributed.started():
-            distributed.leave(2 if isinstance(error, ValueError) else 1)
+            distributed.leave(error)
         raise
 
 

@@ -244,12 +244,17 @@ def leading(run: Any) -> Iterator[Any]:
             run.__exit__(*sys.exc_info())
 
 
-def leave(code: int) -> None:
+def leave(error: BaseException) -> None:
     """End this process at once after a failure: waiting for the others, who wait for us, would only delay the news."""
-    traceback.print_exc()
+    if isinstance(error, ValueError):
+        _say(str(error))
+    else:
+        traceback.print_exception(error)
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        _say(f"process {jax.process_index()} ends here, most likely because another process died: see the other logs. "
+             "Start all of them again with --resume.")  # fmt: skip
     sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    os._exit(2 if isinstance(error, ValueError) else 1)
 
 
 def _say(text: str) -> None:

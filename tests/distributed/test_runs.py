@@ -90,7 +90,7 @@ def test_when_one_dies_the_other_ends_and_the_relaunch_resumes(tmp_path, victim)
     other = (tmp_path / "one" / f"log-{1 - victim}").read_text()
     print(f"the other process ended after {seconds:.1f} s with code {codes[1 - victim]}")
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, None) and seconds < 60
-    assert "another task died" in other or "leader task" in other, other
+    assert any(words in other for words in ("another process died", "another task died", "leader task")), other
     steps = steps_done(tmp_path / "run") + 3
     again = {**how, "changes": {"steps": steps, "mesh": {"fsdp": 4}}, "words": ["--resume"]}
     run(tmp_path / "two", tmp_path / "run", **again)
