@@ -1,6 +1,6 @@
 """Which controller holds a target entropy? Every published one on the same softmax bandit, as a table and a picture.
 
-    python -m entjax.studies.controllers [--docs docs]          about a minute on two CPU cores
+    python -m entjax.studies.controllers [--docs docs]          about two minutes of CPU time
 
 writes docs/controllers.md and docs/images/controllers.png. Hyperparameters that carry the scale of a language model (step
 sizes of coefficients, strengths) are scaled to the bandit; rules and limits are the published ones unless the row says otherwise.
@@ -29,12 +29,12 @@ BAND = 0.10
 
 
 class Row(NamedTuple):
-    """A controller: target -> objective; `limit` tells from the metrics when its output is at a bound."""
+    """A controller: target -> objective; `saturation` takes the last half's metrics, [targets, steps], to a share per target."""
 
     name: str
     make: Callable[[Any], Objective]
     about: str
-    limit: Callable[[dict], Any] | None = None
+    saturation: Callable[[dict], np.ndarray] | None = None
     tempered: int = 0
 
 
@@ -67,8 +67,14 @@ def coefficient(controller: Callable[[Any], Any]) -> Callable[[Any], Objective]:
     return lambda target: on_step(regularizers.entropy(controller(target)))
 
 
-def at_bound(name: str, low: float, high: float) -> Callable[[dict], Any]:
-    return lambda metrics: (metrics[name] <= low) | (metrics[name] >= high)
+def at_bound(name: str, low: float, high: float) -> Callable[[dict], np.ndarray]:
+    """The share of steps in which the metric sits at a bound."""
+    return lambda metrics: ((metrics[name] <= low) | (metrics[name] >= high)).mean(1)
+
+
+def one_sided(push: Callable[[dict], np.ndarray]) -> Callable[[dict], np.ndarray]:
+    """For a relay, whose output is always at a bound: |share of pushes up - share of pushes down|; 0 is balanced."""
+    return lambda metrics: np.abs(np.sign(push(metrics)).mean(1))
 
 
 def rows() -> list[Row]:
@@ -76,6 +82,7 @@ def rows() -> list[Row]:
     r, c = regularizers, control
     coef = at_bound("entropy/coef", 0.0, 1.0)
     alpha = at_bound("entropic/alpha", -1.0, 1.0)
+    temperature = one_sided(lambda m: m["aepo/temperature"] - 1.0)
     hot = {"high": 2.0, "low": 0.5}
     return [
         Row("none (GRPO)", lambda target: on_step(), "no entropy term"),
@@ -95,7 +102,12 @@ def rows() -> list[Row]:
             coef,
         ),
         Row("TRL", coefficient(lambda t: c.trl_adaptive(t, delta=5e-3)), "delta 5e-3, max 1", coef),
-        Row("TER", lambda t: on_step(r.targeted_entropy(0.3, target=t)), "lambda 0.3 (LLM: 1e-3)"),
+        Row(
+            "TER",
+            lambda t: on_step(r.targeted_entropy(0.3, target=t)),
+            "lambda 0.3 (LLM: 1e-3)",
+            one_sided(lambda m: m["targeted_entropy/entropy"] - m["target"]),
+        ),
         Row(
             "SIREN",
             lambda t: on_step(r.siren(1.0, anchor=t)),
@@ -110,9 +122,16 @@ def rows() -> list[Row]:
             "AEPO",
             lambda t: on_rollout(r.aepo(t, samples=64)),
             "T 1.2 / 0.8, half of the rows tempered",
+            temperature,
             tempered=8,
         ),
-        Row("AEPO, hot", lambda t: on_rollout(r.aepo(t, samples=64, **hot)), "T 2 / 0.5", tempered=8),
+        Row(
+            "AEPO, hot",
+            lambda t: on_rollout(r.aepo(t, samples=64, **hot)),
+            "T 2 / 0.5",
+            temperature,
+            tempered=8,
+        ),
         Row("EntroPIC", lambda t: on_step(r.entropic(t)), "K_p 1, K_i 0.01, threshold 0.95", alpha),
         Row(
             "EntroPIC, wide gate",
@@ -125,7 +144,7 @@ def rows() -> list[Row]:
             "Entrocraft",
             lambda t: on_rollout(advantages.entrocraft(lambda s: (1 - BAND) * t, lambda s: (1 + BAND) * t)),
             "band of 10% around the target",
-            lambda metrics: metrics["entrocraft/direction"] != 0,
+            one_sided(lambda m: m["entrocraft/direction"]),
         ),
     ]
 
@@ -149,7 +168,8 @@ def measure(row: Row, targets=TARGETS, steps: int = STEPS, seed: int = 1) -> Res
     left = smooth.shape[1] - np.argmin(inside[:, ::-1], axis=1)  # one after the last step outside
     settled = np.where(inside.all(1), 0, np.where(left < smooth.shape[1], left, -1))
     none = np.full(len(goal), np.nan)
-    saturated = none if row.limit is None else np.asarray(row.limit(metrics))[:, half:].mean(1)
+    last = {name: x[:, half:] for name, x in metrics.items()} | {"target": goal[:, None]}
+    saturated = none if row.saturation is None else row.saturation(last)
     return Result(H, mean, mean / goal - 1, settled, saturated, metrics)
 
 
@@ -163,8 +183,9 @@ The policy is a softmax bandit ({prompts} prompts, {decisions} decisions each, {
 trained by entjax's own step: groups of {group}, GRPO, {steps} updates. Without help the entropy falls to {floor:.2f} nats.
 Means and errors are of the last half of the run; a controller *holds* a target when its mean entropy lies within 10% of it.
 "Steps to settle": the first step from which the mean of 25 steps stays within the 10%, one number a target. "At its limit":
-share of the steps of the last half in which the output is as strong or as weak as it can get. Step sizes and strengths are
-scaled to the bandit where the settings say so; published rules and limits are kept.
+share of the steps of the last half in which the output is as strong or as weak as it can get; of a relay, which has no other
+outputs, the excess of pushes in one direction (100%: it always pushes the same way). Step sizes and strengths are scaled to the
+bandit where the settings say so; published rules and limits are kept.
 
 ![Entropy over the updates, one panel a controller, targets dashed](images/controllers.png)
 
@@ -174,35 +195,29 @@ NOTES = """
 ## What the table says
 
 * **P leaves an error, PI removes it.** A bonus in proportion to the error needs an error to exist; the integral supplies the
-constant
-  part. While the entropy is far above its target the coefficient sits at its bound 0, and because the sum does not grow there it
-  leaves the bound with the first error of the other sign. The sampled negative log-likelihood does as well as the exact entropy.
+  constant part. While the entropy is far above its target the coefficient sits at its bound 0, and because the sum does not grow
+  there it leaves the bound with the first error of the other sign. The sampled negative log-likelihood does as well as the exact
+  entropy.
 * **Skywork and TRL** are integral controllers with a switch: above the target the term is off at once, so they chatter around the
   target and are on it in the mean (half of the steps at 0 is how they work). They need a delta that fits: with the published 1e-4
   a coefficient of 0.2 takes 2000 steps.
 * **TER** is a relay without state, +-lambda. It holds whatever needs less than lambda, and nothing that needs more.
-* **SIREN** holds what it measures, the nucleus entropy of the peak tokens ({siren}), not the mean entropy; tokens that are no
-peak
-  go on falling, and with them in the end the peaks. With all tokens as peaks it comes closer, and two errors stay: the
-coefficient is
-  2 c (H - anchor), so without a gap there is no force, and the strict quantile leaves the most certain token of a row out.
+* **SIREN** holds what it measures, the nucleus entropy of the peak tokens ({siren}),
+  not the mean entropy; tokens that are no peak go on falling, and with them in the end the peaks. With all tokens as peaks it
+  comes closer, and two errors stay: the coefficient is 2 c (H - anchor), so without a gap there is no force, and the strict quantile
+  leaves the most certain token of a row out.
 * **AEPO** is a relay that acts through samples of a hotter or colder policy. With T = 1.2 / 0.8 the bandit's policy gradient is
   stronger than that push, T stays at 1.2 and the entropy falls through every target; with T = 2 / 0.5 the same rule holds all but
-  the lowest. The range of temperatures is its authority. In a language model small changes of T reach thousands of tokens a row.
+  the lowest. The range of temperatures is its authority.
 * **EntroPIC** weighs positives against negatives on likely tokens; |alpha| <= 1 bounds its force, and at alpha = -1 likely tokens
   learn from negatives only. With the gate at 0.95 no decision below 95% is acted on, so the mean cannot be lifted above the
-entropy
-  of a 95% choice, about 0.2 nats: fit for the 0.1 of the paper, not for these targets; and K_i = 0.01 moves alpha by 0.01
-times the
-  error an update, so a run of hundreds of updates is short for it. With a wide gate and higher gains it holds 0.5 to 1; at
-0.25 the
-  best action is so likely that alpha = -1 only just balances the reward. Without a gate the same push also acts on unlikely
-tokens,
-  where its effect on the entropy has the other sign: alpha goes to its limit and the entropy falls.
+  entropy of a 95% choice, about 0.2 nats: fit for the 0.1 of the paper, not for these targets; and K_i = 0.01 moves alpha by 0.01
+  times the error an update, so a run of hundreds of updates is short for it. With a wide gate and higher gains it holds 0.5 to 1;
+  at 0.25 the best action is so likely that alpha = -1 only just balances the reward. Without a gate the same push also acts on
+  unlikely tokens, where its effect on the entropy has the other sign: alpha goes to its limit and the entropy falls.
 * **Entrocraft** refuses the samples that would push the wrong way, but what remains still follows the reward. Below the band it
   learns from negative advantages only; in expectation those too prefer the best action (its negative part is the smallest), so
-the
-  entropy goes on falling, more slowly. It shapes the descent; it cannot lift a policy that has converged.
+  the entropy goes on falling, more slowly. It shapes the descent; it cannot lift a policy that has converged.
 """
 
 
@@ -218,7 +233,11 @@ def page(results: dict[str, Result], about: dict[str, str], steps: int) -> str:
         cells = [f"{m:.3f} ({e:+.0%})" for m, e in zip(result.mean, result.error, strict=True)]
         held = ", ".join(f"{t:g}" for t, ok in zip(TARGETS, result.holds, strict=True) if ok) or "none"
         settled = ", ".join("-" if n < 0 else str(n) for n in result.settled)
-        limit = "-" if np.isnan(result.saturated).all() else ", ".join(f"{x:.0%}" for x in result.saturated)
+        limit = (
+            "no limit"
+            if np.isnan(result.saturated).all()
+            else ", ".join(f"{x:.0%}" for x in result.saturated)
+        )
         lines.append(f"| {name} | {about[name]} | {' | '.join(cells)} | {held} | {settled} | {limit} |")
     return (
         INTRODUCTION.format(**facts) + "\n".join(lines) + "\n" + NOTES.format(siren=_siren(results["SIREN"]))
