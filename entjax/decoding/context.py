@@ -20,6 +20,8 @@ import jax
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
+from entjax.decoding.select import entropy_of
+
 
 @struct.dataclass
 class DecodeContext:
@@ -32,6 +34,11 @@ class DecodeContext:
     temperature: Float[Array, " B"]
     key: Key[Array, " B"]  # a function of sequence and position; not the key that draws the token
     name: str = struct.field(pytree_node=False, default="")
+
+    @property
+    def model_entropy(self) -> Float[Array, " B"]:
+        """Entropy in nats of the model itself, at temperature 1 whatever the policy's temperature."""
+        return entropy_of(jax.nn.softmax(self.logp * self.temperature[:, None], axis=-1))
 
     def enter(self, name: str) -> DecodeContext:
         """The context as the rule `name` sees it: keys that no other rule gets."""

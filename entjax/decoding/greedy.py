@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from entjax.transform import Transform
+
+
+def mode_only(logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
+    """The logits with -inf everywhere but at the mode."""
+    column = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    mode = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jnp.where(column == mode[:, None], logits, -jnp.inf)
 
 
 def greedy() -> Transform:
@@ -14,6 +22,4 @@ def greedy() -> Transform:
 
 
 def _update(logits, state, context):
-    column = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
-    mode = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return jnp.where(column == mode[:, None], logits, -jnp.inf), state
+    return mode_only(logits), state

@@ -41,13 +41,23 @@ def largest(score: Scores, k: Int[Array, ""] | int) -> Keep:
     return top(score, lambda keep: _count(keep) >= k)
 
 
-def exactly(score: Scores, k: int) -> Keep:
-    """The k largest scores of each row; among equal ones the first of the vocabulary."""
+def at_least(score: Scores, k: int) -> Keep:
+    """`largest`, for a k that is known when the rule is built: the maximum alone needs no search."""
+    return score >= jnp.max(score, axis=-1, keepdims=True) if k == 1 else largest(score, k)
+
+
+def exactly(score: Scores, k: Int[Array, ...] | int) -> Keep:
+    """The k largest scores of each row, k one number or one a row; among equal ones the first of the vocabulary."""
     keep = largest(score, k)
     cut = jnp.min(jnp.where(keep, score, jnp.inf), axis=-1, keepdims=True)
     above, equal = score > cut, keep & (score == cut)
-    room = k - _count(above)
+    room = jnp.asarray(k, jnp.int32) - _count(above)
     return above | (equal & (jnp.cumsum(equal, axis=-1, dtype=jnp.int32) <= room[:, None]))
+
+
+def entropy_of(probs: Float[Array, "B V"]) -> Float[Array, " B"]:
+    """H = -sum_v p log p in nats; a removed token (p = 0) adds nothing."""
+    return jnp.sum(jax.scipy.special.entr(probs), axis=-1)
 
 
 def _count(keep: Keep) -> Int[Array, " B"]:
