@@ -237,7 +237,7 @@ def _check_types(config: Config) -> None:
             raise ConfigError(f"{name}={value!r}: expected {_name(kind)}, got {type(value).__name__}.")
         if kind in (tuple[int, ...], tuple[str, ...]):
             inner = typing.get_args(kind)[0]
-            if isinstance(value, str) or not all(type(x) is inner for x in value):
+            if not isinstance(value, (tuple, list)) or not all(type(x) is inner for x in value):
                 raise ConfigError(f"{name}={value!r}: expected {_name(kind)}.")
             object.__setattr__(config, name, tuple(value))
     if not isinstance(config.task, Task):

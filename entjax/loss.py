@@ -42,7 +42,7 @@ class Objective:
         second = chain(per_step or identity(), name="per_step")
         if "scale" not in first.owns | second.owns:
             second = chain(second, token_mean(), name="per_step")
-        conflicts.check_whole(first.parts + second.parts)
+        conflicts.check_whole((*(first.parts or ()), *(second.parts or ())))
         self.per_rollout = first
         self.per_step = second
         self.per_token = per_token
@@ -51,7 +51,7 @@ class Objective:
     @property
     def parts(self) -> tuple[Transform, ...]:
         """All transforms, in the order in which they run."""
-        return self.per_rollout.parts + self.per_step.parts
+        return (*(self.per_rollout.parts or ()), *(self.per_step.parts or ()))
 
     @property
     def remembers(self) -> dict[str, vocab.Feature]:
@@ -86,7 +86,7 @@ class Objective:
 
     def __repr__(self) -> str:
         lines = [
-            f"  {where}: {' -> '.join(p.name for p in t.parts) or '-'}"
+            f"  {where}: {' -> '.join(p.name for p in t.parts or ()) or '-'}"
             for where, t in (("per_rollout", self.per_rollout), ("per_step", self.per_step))
         ]
         name = getattr(self.per_token, "__qualname__", repr(self.per_token)).split(".")[0]
@@ -178,7 +178,10 @@ def _row_slopes(surrogate, hidden, head, rollout, signal, options):
 
 
 def per_token_inputs(rollout: Rollout) -> dict[str, Array]:
-    """The [B, T] arrays of a rollout, extras included: what a feature may find in `row.side`."""
+    """The [B, T] arrays of a rollout, extras included: what a feature may find in `row.side`. Padding holds 0: whatever lay there
+    would meet a coefficient of 0 in the gradient, and 0 times NaN is NaN."""
     own = {"old_logp": rollout.old_logp, "sampled_logp": rollout.logp}
     shape = rollout.tokens.shape
-    return own | {name: x for name, x in rollout.extra.items() if jnp.shape(x)[:2] == shape}
+    found = own | {name: x for name, x in rollout.extra.items() if jnp.shape(x)[:2] == shape}
+    clean = lambda x: jnp.where(rollout.mask, x, jnp.zeros_like(x)) if jnp.ndim(x) == 2 else x
+    return {name: clean(x) for name, x in found.items()}

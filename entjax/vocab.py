@@ -210,8 +210,7 @@ def sweep(
     """
     size = chunk_length(*tokens.shape, chunk)
     constants = (tokens, dict(side), jnp.asarray(temperature, jnp.float32), reference_head)
-    loss, aux = _sweep(per_token, size, before(hidden), head, jax.lax.stop_gradient(constants))
-    return loss, aux
+    return _sweep(per_token, size, before(hidden), head, jax.lax.stop_gradient(constants))  # pyright: ignore
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
