@@ -204,8 +204,8 @@ NOTES = """
 * **TER** is a relay without state, +-lambda. It holds whatever needs less than lambda, and nothing that needs more.
 * **SIREN** holds what it measures, the nucleus entropy of the peak tokens ({siren}),
   not the mean entropy; tokens that are no peak go on falling, and with them in the end the peaks. With all tokens as peaks it
-  comes closer, and two errors stay: the coefficient is 2 c (H - anchor), so without a gap there is no force, and the strict quantile
-  leaves the most certain token of a row out.
+  comes closer, and two errors stay: the coefficient is 2 c (H - anchor), so without a gap there is no force, and the strict
+  quantile leaves the most certain token of a row out.
 * **AEPO** is a relay that acts through samples of a hotter or colder policy. With T = 1.2 / 0.8 the bandit's policy gradient is
   stronger than that push, T stays at 1.2 and the entropy falls through every target; with T = 2 / 0.5 the same rule holds all but
   the lowest. The range of temperatures is its authority.

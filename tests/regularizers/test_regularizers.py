@@ -488,6 +488,31 @@ def test_aepo_regulates_the_temperature_and_halves_above_the_target():
         assert int(out.metrics["aepo/used"]) == used
 
 
+# Padding ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make", [r.dsdr_local, lambda: r.entropic(form="released", threshold=0.0), lambda: r.kl_cov(1.0)]
+)
+def test_nan_on_padding_stays_out_of_the_gradient(make):
+    """Ratios and distances of padding are computed before their coefficient 0 is seen."""
+    rollout = tiny.rollout()
+    dirty = lambda x: jnp.where(rollout.mask, x, jnp.nan)
+    rollout = rollout.replace(reward=jnp.ones(8), extra={"diversity": jnp.ones(8)})
+    objective = ej.Objective(per_step=make())
+    step = ej.make_train_step(tiny.model(), objective, optax.sgd(0.1))
+    run = lambda data: step(
+        ej.init_train_state(tiny.model(), objective, optax.sgd(0.1), jax.random.key(0)), data
+    )[0]
+    clean, other = (
+        run(rollout),
+        run(rollout.replace(old_logp=dirty(rollout.old_logp), logp=dirty(rollout.logp))),
+    )
+    assert int(other.skipped) == 0
+    for a, b in zip(jax.tree.leaves(clean.params), jax.tree.leaves(other.params)):
+        np.testing.assert_array_equal(a, b)
+
+
 # Mistakes ----------------------------------------------
 
 
