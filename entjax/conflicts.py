@@ -118,7 +118,7 @@ def _one_owner(parts) -> None:
 
 
 def _order(parts) -> None:
-    shaped = scaled = baseline = None
+    shaped = scaled = baseline = bounded = None
     for part in parts:
         if "baseline" in part.owns:
             if shaped:
@@ -136,6 +136,12 @@ def _order(parts) -> None:
             raise ValueError(
                 f"'{part.name}' removes tokens from the averages after '{scaled}' has computed them: put '{scaled}' last."
             )
+        if "clip" in part.owns and bounded:
+            raise ValueError(
+                f"'{part.name}' sets the clip range and would undo what '{bounded}' did to it: put '{bounded}' after it."
+            )
+        if "clip_low" in part.writes and "clip" not in part.owns:
+            bounded = part.name
         if "scale" in part.owns:
             scaled = part.name
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from entjax import features, masked
+from entjax.conflicts import steered
 from entjax.control import Target
 from entjax.transform import Transform, tunable
 
@@ -43,6 +44,7 @@ def dsdr_local(
         terms={"weighted_logp": features.weighted_logp},
         needs={"diversity"},
         writes={"coef"},
+        owns=steered(coef),
     )
 
 

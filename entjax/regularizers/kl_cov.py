@@ -14,6 +14,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from entjax import kl, masked, vocab
+from entjax.conflicts import steered
 from entjax.control import Target
 from entjax.transform import Transform, is_dynamic, tunable
 
@@ -40,4 +41,5 @@ def kl_cov(ratio: Target = 2e-4, coef: Target = 1.0) -> Transform:
         reads={"logp": vocab.logp},
         terms={term: feature},
         writes={"coef"},
+        owns=steered(ratio, coef),
     )

@@ -17,6 +17,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from entjax import features, kl, masked, vocab
+from entjax.conflicts import steered
 from entjax.control import Target
 from entjax.transform import Transform, tunable
 
@@ -56,4 +57,5 @@ def lp_reg(
         remembers={proxy: features.min_p_logp(float(kappa), rule)},
         terms={term: kl.feature(estimators[estimator], proxy)},
         writes={"coef", "clip_low"},
+        owns=steered(coef, rho),
     )

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from entjax import masked, vocab
+from entjax.conflicts import steered
 from entjax.control import Target
 from entjax.transform import Transform, tunable
 
@@ -45,4 +46,4 @@ def tea(coef: Target = 1e-3, *, alpha: float = 10.0, upper: float = 5.0, detach:
 
     terms = {"tea": vocab.entropy} | ({} if detach else {"tea_logp": vocab.logp})
     reads = {"entropy": vocab.entropy, "logp": vocab.logp}
-    return tunable("tea", f, {"coef": coef}, reads=reads, terms=terms, writes={"coef"})
+    return tunable("tea", f, {"coef": coef}, reads=reads, terms=terms, writes={"coef"}, owns=steered(coef))

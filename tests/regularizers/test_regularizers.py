@@ -535,6 +535,13 @@ def test_mistakes_are_told():
             bad()
 
 
+def test_lp_reg_goes_after_the_clip_rule():
+    clip = ej.clips.asymmetric(low=1.0, high=9.0)
+    ej.chain(clip, r.lp_reg())
+    with pytest.raises(ValueError, match="after it"):
+        ej.chain(r.lp_reg(), clip)
+
+
 def test_two_entropy_owners_are_refused():
     with pytest.raises(ValueError, match="entropy"):
         ej.chain(r.siren(), r.targeted_entropy())
