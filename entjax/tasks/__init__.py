@@ -1,9 +1,11 @@
 """Prompts and verifiers. No module here imports jax: verifier workers load them in a fraction of a second."""
 
+from entjax.tasks.absent import absent
 from entjax.tasks.arithmetic import arithmetic, arithmetic_chat
 from entjax.tasks.chars import Tokenizer, char_tokenizer
 from entjax.tasks.countdown import countdown
 from entjax.tasks.hf_tokenizer import hf_tokenizer
+from entjax.tasks.math_file import math_file
 from entjax.tasks.math_words import math_words, number_words
 from entjax.tasks.numbers import extract_answer, numbers_equal
 from entjax.tasks.pool import Limits, scorer
@@ -21,12 +23,14 @@ __all__ = [
     "Task",
     "Tokenizer",
     "Verdict",
+    "absent",
     "arithmetic",
     "arithmetic_chat",
     "char_tokenizer",
     "countdown",
     "extract_answer",
     "hf_tokenizer",
+    "math_file",
     "math_words",
     "number_words",
     "numbers_equal",
