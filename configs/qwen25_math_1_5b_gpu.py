@@ -1,6 +1,7 @@
 """Qwen2.5-Math-1.5B with STEER on GSM8K, on one machine with 8 H100. Not run here, and not compiled for this machine.
 
-Command:   launch/slurm_gpu.sbatch --env launch/env.sh run      with CONFIG=configs/qwen25_math_1_5b_gpu.py, NODES=1, GPUS_PER_NODE=8
+Command:   launch/slurm_gpu.sbatch --env launch/env.sh run        with CONFIG=configs/qwen25_math_1_5b_gpu.py,
+           NODES=1, GPUS_PER_NODE=8
 Memory:    weights, moments and gradients in float32 are 16 bytes x 1.54 billion / 8 = 3.1 GB a GPU, the sampler's copy in
            bfloat16 3.1 GB, its cache 28.7 kB a token (128 rows of 1536 tokens: 5.6 GB), the logits of a chunk 2.5 GB.
 Needs:     models/Qwen2.5-Math-1.5B (a Hugging Face folder), data/gsm8k_train.jsonl and data/gsm8k_test.jsonl with one

@@ -1,0 +1,103 @@
+"""Counts of arithmetic against XLA's on an unrolled model, the ceilings, and the verdicts."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from entjax import cli
+from entjax.aot import flops, report
+from entjax.aot.chips import CHIPS, chip_of
+from entjax.aot.programs import Report, Sizes
+from entjax.config import load_config
+from entjax.models import Decoder, tiny
+
+
+def test_forward_operations_are_those_that_xla_counts():
+    """An unrolled forward pass with head; matrices of a width at which norms and softmax hardly count."""
+    c = tiny(vocab=2048, width=256, layers=2, heads=4, kv_heads=2, context=64)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: Decoder(c, rngs=nnx.Rngs(0))))
+    tokens = jax.ShapeDtypeStruct((4, 64), jnp.int32)
+
+    def forward(params, tokens):
+        model = nnx.merge(graphdef, params)
+        return model(tokens) @ model.head()
+
+    counted = jax.jit(forward).lower(params, tokens).compile().cost_analysis()["flops"]
+    mine = 4 * 64 * (2 * flops.matrices(c) + flops.attention(c, 64) + 2 * flops.head(c))
+    assert abs(counted / mine - 1) < 0.05
+
+
+def test_what_an_update_costs():
+    """Model: three forwards with half the attention. Hardware: the masked half too, and a fourth forward of the layers."""
+    c = tiny(vocab=100, width=64, layers=2, heads=4, context=64, remat="full")
+    sizes, config = Sizes(rows=8, length=32, prompts=2, prompt=16, new=16), None
+    work = flops.work_of(c, config, sizes, "update")
+    layers, attention, head = 2 * flops.matrices(c), flops.attention(c, 32), 2 * flops.head(c)
+    assert work.model == 256 * 3 * (layers + attention / 2 + head)
+    assert work.hardware == 256 * (4 * (layers + attention) + 3 * head)
+
+
+def fake(**changes):
+    sizes = {
+        "arguments": 2e9,
+        "temporaries": 3e9,
+        "peak": 4e9,
+        "traffic": 819e9,
+        "collectives": {"all-gather": 2e9},
+    }
+    base = {"program": "update", "seconds": 1.0, "work": flops.Work(16 * 98.5e12, 16 * 197e12, 1), **sizes}
+    return Report(**{**base, **changes})
+
+
+PLAN = SimpleNamespace(chip=CHIPS["v5e"], chips=16)
+
+
+def test_times_are_the_ceilings():
+    """One second of arithmetic, one of memory, 10 ms of links; half of the arithmetic is the model's."""
+    t = report.times(fake(), CHIPS["v5e"], 16)
+    np.testing.assert_allclose(t, (1.0, 1.0, 0.01))
+    assert report.mfu(fake(), CHIPS["v5e"], 16) == pytest.approx(0.5)
+    assert report.times(fake(traffic=2 * 819e9), CHIPS["v5e"], 16).limit == "memory"
+
+
+def test_what_cannot_fit_is_refused():
+    assert report.faults([fake()], PLAN) == []
+    assert "update needs 17.0 of the 15.4 GB" in report.faults([fake(temporaries=15e9)], PLAN)[0]
+    assert "does not fit: Ran out" in report.faults([fake(fault="Ran out of memory")], PLAN)[0]
+    both = report.resident([fake(), fake(program="decode", arguments=12e9)], PLAN)
+    assert "17.0 GB of 16 GB: does not fit" in both
+
+
+def test_meshes_of_a_sweep():
+    assert report.meshes(16, 64, 2) == [{"fsdp": 16}, {"fsdp": 8, "tensor": 2}]
+    assert report.meshes(16, 8, 8) == [
+        {"fsdp": 8, "tensor": 2},
+        {"fsdp": 4, "tensor": 4},
+        {"fsdp": 2, "tensor": 8},
+    ]
+
+
+@pytest.mark.parametrize("topology", ["v9:2x2", "v5e"])
+def test_topologies_that_do_not_exist(topology):
+    with pytest.raises(ValueError, match=r"v5e:4x4.*Chips: v4, v5e"):
+        chip_of(topology)
+
+
+def test_shipped_configs_can_be_read_without_data(capsys):
+    for name in (
+        "qwen25_math_1_5b",
+        "qwen25_math_1_5b_gpu",
+        "qwen25_math_7b",
+        "qwen3_4b",
+        "qwen3_8b",
+        "llama31_8b",
+    ):
+        config = load_config(f"configs/{name}.py")
+        with pytest.raises(FileNotFoundError, match="is missing"):
+            config.task.example(0)
+    assert cli.main(["compile", "configs/qwen3_4b.py", "--topology", "v6e:4x4", "--programs", "updat"]) == 2
+    assert "choose from update" in capsys.readouterr().err
