@@ -1,4 +1,4 @@
-"""The command line: entjax train | eval | plot | methods | sample | compile | export."""
+"""The command line: entjax train | eval | plot | methods | sample | compile | bench | export."""
 
 from __future__ import annotations
 
@@ -96,6 +96,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--programs", default="update,score,prefill,decode", help="which of them to compile (all)")
     one.add_argument("--sweep", action="store_true", help="try mesh shapes and remat policies, recommend one")
     one.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
+
+    one = add("bench", _bench, "measure entjax on this machine, beside the floor that its matmuls set")
+    one.add_argument("name", nargs="*", metavar="NAME", help="files of benchmarks/ (default: all)")
+    one.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="where to run (default: what JAX finds)")
+    one.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes (benchmarks/results/DEVICE)")
 
     one = add("export", _export, "write the last checkpoint of a run as a Hugging Face folder")
     one.add_argument("workdir", type=Path)
@@ -228,6 +233,12 @@ def _sample(options) -> int:
 
 def _compile(options) -> int:
     from entjax.aot.command import run
+
+    return run(options)
+
+
+def _bench(options) -> int:
+    from entjax.bench import run
 
     return run(options)
 

@@ -1,0 +1,50 @@
+"""`entjax bench`: run the files of benchmarks/ one after another, print a row each and write their JSON.
+
+The benchmarks belong to the source tree, not to the wheel: they need peers, baselines and room that a library should not carry.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+SOURCE = "https://github.com/entjax/entjax"
+
+
+def folder() -> Path:
+    """The benchmarks/ folder of the checkout."""
+    for root in (Path(__file__).resolve().parent.parent, Path.cwd()):
+        if (root / "benchmarks" / "harness.py").is_file():
+            return root / "benchmarks"
+    raise ValueError(
+        "The benchmarks are not part of the installed package: get the source of entjax (the folder benchmarks/ lies beside "
+        "entjax/), go there and run `entjax bench` again."
+    )
+
+
+def names() -> list[str]:
+    """Every benchmark: the files of the folder that have a function rows()."""
+    return sorted(path.stem for path in folder().glob("*.py") if "\ndef rows(" in path.read_text())
+
+
+def run(options: Any) -> int:
+    """Run the benchmarks that were named, or all of them."""
+    here, known = folder(), names()
+    unknown = [name for name in options.name if name not in known]
+    if unknown:
+        raise ValueError(f"There is no benchmark '{unknown[0]}'; there are {', '.join(known)}.")
+    if str(here.parent) not in sys.path:
+        sys.path.insert(0, str(here.parent))
+    import jax
+
+    if options.device:
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, options.device))
+    harness = importlib.import_module("benchmarks.harness")
+    out = options.out or here / "results" / jax.default_backend()
+    print(harness.HEADER, flush=True)
+    for name in options.name or known:
+        harness.report(name, importlib.import_module(f"benchmarks.{name}").rows, out)
+    print(f"\nJSON: {out}")
+    return 0
