@@ -11,6 +11,7 @@ from entjax.decoding.ead import Switch, Writer, after_token
 from entjax.decoding.edt import edt_temperature
 from entjax.decoding.em_inf import EMInf, minimise_entropy
 from entjax.decoding.em_temperature import EMTemperature, entropy_temperature
+from entjax.rollouts import particles
 from tests.golden.harness import golden
 
 WARPERS = {
@@ -104,3 +105,26 @@ def test_ead(case):
         writer = after_token(writer, bits, rule)
         models.append(writer.model)
     np.testing.assert_array_equal(models, case.x["out_model_next"])
+
+
+@golden("epf")
+def test_entropic_particle_filtering(case):
+    x = case.x
+    n = len(x["log_weights"])
+    weights = jnp.broadcast_to(jnp.asarray(x["log_weights"]), (len(x["steps"]), n))
+    w = jax.nn.softmax(weights, axis=-1)
+    case.close(particles.effective_size(w), "out_ess")
+    case.close(particles.normalized_entropy(w), "out_entropy_norm")
+    rules = [particles.by_ess, particles.by_entropy, particles.by_progress]
+    bounds = {"ess_threshold": float(x["ess_threshold"]), "early": float(x["early_phase"])}
+    tau = jnp.stack(
+        [
+            particles.temperature(row, step / x["max_steps"], rules[method], **bounds)
+            for row, step, method in zip(weights, x["steps"], x["method"])
+        ]
+    )
+    case.close(tau, "out_temperature")
+    probs = jax.nn.softmax(weights / tau[:, None], axis=-1)
+    case.close(probs, "out_probs")
+    drawn = particles.systematic_at(probs, jnp.full(len(probs), x["u"]))
+    np.testing.assert_array_equal(drawn, x["out_systematic_idx"])
