@@ -188,7 +188,9 @@ def _eval(options) -> int:
     c = parts.config
     tools = parts.tools(state.params, 0, samples=c.eval_samples, temperature=1.0, held_out=True)
     print(f"step {int(state.step)}, {len(parts.eval_examples)} prompts, {c.eval_samples} samples each")
-    for name, value in evaluate(tools, parts.eval_examples, c.eval_k, c.task.canonical).items():
+    for name, value in evaluate(
+        tools, parts.eval_examples, c.eval_k, c.task.canonical, parts.strategy.sample
+    ).items():
         print(f"{name:24}{value:10.4f}")
     parts.scorer.close()
     return 0
@@ -224,7 +226,7 @@ def _sample(options) -> int:
     tools = parts.tools(state.params, 0, samples=options.samples, held_out=True)
     if options.prompt:
         tools = tools._replace(score=lambda examples, texts: ([float("nan")] * len(texts), None))
-    harvest = sample_groups(tools, examples, 0)
+    harvest = (parts.strategy.sample or sample_groups)(tools, examples, 0)
     for example, text, reward in zip(harvest.examples, harvest.texts, harvest.reward, strict=True):
         print(f"{example.prompt!r} -> {text!r}" + ("" if options.prompt else f"   reward {reward:g}"))
     parts.scorer.close()

@@ -18,6 +18,7 @@ from typing import Any
 
 from entjax.loss import Objective
 from entjax.models import DecoderConfig
+from entjax.rollouts.harvest import as_strategy, full_groups
 from entjax.sharding import ShardingRules
 from entjax.tasks import Task
 from entjax.transform import Transform
@@ -53,7 +54,7 @@ class Config:
     stop: tuple[str, ...] = ()  # strings that end a completion
     chat: bool = True  # wrap prompts with the tokenizer's chat template, if it has one
     dynamic_sampling: int = 0  # how often groups with equal rewards may be drawn again (DAPO); 0: never
-    strategy: Callable | None = None  # a rollout strategy; None: plain groups
+    strategy: Callable | None = None  # e.g. ej.rollouts.cure(); None: plain groups
 
     lr: float = 1e-6
     lr_warmup: int = 0  # optimizer steps of linear warm-up
@@ -87,6 +88,11 @@ class Config:
     def __post_init__(self) -> None:
         _check_types(self)
         _check_values(self)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a rollout batch, filler included: what the training step is compiled for."""
+        return (full_groups if self.strategy is None else as_strategy(self.strategy).rows)(self.prompts, self.samples)
 
     def override(self, changes: Mapping[str, Any]) -> Config:
         """The config with some fields replaced; strings are read as the field's type, `recipe.x` as an option of the recipe."""
@@ -263,10 +269,18 @@ def _check_values(c: Config) -> None:
             raise ConfigError(
                 f"{name}={value}: must be {'greater than 0' if name in POSITIVE else 'at least 0'} and finite."
             )
-    rows = c.prompts * c.samples
-    if rows % (c.minibatches * c.microbatches):
+    try:
+        rows = c.rows
+    except ValueError as error:
+        raise ConfigError(f"strategy: {error}") from error
+    if c.strategy is not None and c.dynamic_sampling:
         raise ConfigError(
-            f"prompts * samples = {rows} rows cannot be split into minibatches={c.minibatches} times "
+            f"dynamic_sampling={c.dynamic_sampling} belongs to plain groups and a strategy is set: leave one of them out."
+        )
+    if rows % (c.minibatches * c.microbatches):
+        made = "prompts * samples" if rows == c.prompts * c.samples else "The strategy's"
+        raise ConfigError(
+            f"{made} = {rows} rows cannot be split into minibatches={c.minibatches} times "
             f"microbatches={c.microbatches}: choose numbers whose product divides {rows}."
         )
     if c.lr_decay not in ("constant", "linear", "cosine"):

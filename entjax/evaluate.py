@@ -13,10 +13,17 @@ from entjax.tasks import Example
 
 
 def evaluate(
-    tools: Tools, examples: Sequence[Example], ks: Sequence[int], canonical: Callable | None = None
+    tools: Tools,
+    examples: Sequence[Example],
+    ks: Sequence[int],
+    canonical: Callable | None = None,
+    sample: Callable[..., Harvest] | None = None,
 ) -> dict[str, float]:
-    """Metrics under "eval/", averaged over the examples; `tools.samples` completions of each."""
-    return summarize(sample_groups(tools, examples, 0), tools.samples, ks, canonical)
+    """Metrics under "eval/", averaged over the examples; `tools.samples` completions of each, made by `sample` (Strategy.sample)
+    where an environment answers."""
+    harvest = (sample or sample_groups)(tools, examples, 0)
+    calls = {"eval/call_rate": float(np.mean(harvest.extra["tool_calls"] > 0))} if "tool_calls" in harvest.extra else {}
+    return {**summarize(harvest, tools.samples, ks, canonical), **calls}
 
 
 def summarize(

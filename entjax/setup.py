@@ -17,8 +17,9 @@ from entjax.config import Config, ConfigError
 from entjax.data import PromptStream, prompts
 from entjax.loss import Objective
 from entjax.models import Decoder, DecoderConfig, abstract_params, load_config, load_hf
-from entjax.rollouts import Strategy, groups
-from entjax.rollouts.harvest import Tools
+from entjax.rollouts import Strategy, as_strategy, groups
+from entjax.rollouts.harvest import Tools, same_text
+from entjax.rollouts.stepper import Stepper
 from entjax.sampler import Sampler, Sampling, make_sampler
 from entjax.sharding import Layout, MeshError, beside, make_mesh, mirror, resharder
 from entjax.step import TrainState, init_train_state, make_score, make_train_step
@@ -90,7 +91,12 @@ class Parts(NamedTuple):
         def draw(count: int) -> list[Example]:
             return self.stream.take(count)
 
-        return Tools(generate, self.encode, self.tokenizer.decode, distributed.scoring(self.scorer.score), draw, n)
+        how = Sampling(c.max_new_tokens, policy_temperature, None if held_out else c.rules, (), c.stop)
+        text = self.tokenizer
+        stepper = Stepper(self.sampler, params, how, base, step, text.encode, text.decode)
+        score, canonical = distributed.scoring(self.scorer.score), c.task.canonical or same_text
+        seed = (c.seed, step, int(held_out))
+        return Tools(generate, self.encode, text.decode, score, draw, n, stepper, canonical, seed)
 
     def encode(self, example: Example) -> list[int]:
         """The prompt's token ids, through the chat template where the tokenizer has one."""
@@ -119,7 +125,7 @@ def build(config: Config) -> Parts:
         score=placed(layout, make_scoring(config, model, objective, layout)),
         step=placed(layout, make_step(config, model, objective, optimizer, layout)),
         scorer=scorer(config.task),
-        strategy=config.strategy or groups(resample=config.dynamic_sampling),
+        strategy=as_strategy(config.strategy or groups(resample=config.dynamic_sampling)),
         stream=make_stream(config),
         eval_examples=examples,
         layout=layout,

@@ -181,10 +181,10 @@ class Layout(NamedTuple):
                 f"No sharding rule uses the mesh axis '{unknown[0]}', so its devices would all do the same work: use the axes "
                 f"{', '.join(sorted(self.rules.mesh_axes()))}, or give sharding=ShardingRules().named(fsdp='{unknown[0]}')."
             )
-        rows = config.prompts * config.samples // (config.minibatches * config.microbatches)
+        rows = config.rows // (config.minibatches * config.microbatches)
         if rows % self.row_shards:
             raise MeshError(
-                f"prompts * samples / minibatches / microbatches = {rows} rows cannot be shared by {self.row_shards} devices "
+                f"rows of a batch / minibatches / microbatches = {rows} rows cannot be shared by {self.row_shards} devices "
                 f"(mesh axes {' x '.join(self.row_axes)}): make it a multiple, or give devices to another mesh axis."
             )
 

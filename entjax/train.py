@@ -25,6 +25,7 @@ from entjax.plots import dashboard
 from entjax.preemption import Notice, Preempted
 from entjax.rollouts import Harvest, to_rollout
 from entjax.rollouts.inputs import add_inputs
+from entjax.rollouts.memory import pack, unpack
 from entjax.rundir import RunDirectory
 from entjax.setup import Parts
 from entjax.step import TrainState
@@ -56,6 +57,7 @@ class Loop:
         self.parts, self.config, self.run, self.notice = parts, parts.config, run, notice
         self.checkpoints = Checkpoints(run.path / "checkpoints", keep=self.config.keep)
         self.state, host = self._restore() if run.resumed else (None, {})
+        self.memory = unpack(host["memory"]) if host.get("memory") else dict(parts.strategy.start)
         self.before: dict[str, float] = host.get("before", {})
         self.bad_in_a_row = int(host.get("bad_in_a_row", 0))
         self.writes = distributed.first()
@@ -134,7 +136,7 @@ class Loop:
         rolled = time.perf_counter()
         length = bucket(int(harvest.completions.length.max()))
         rollout = to_rollout(
-            harvest, rows=c.prompts * c.samples, length=length, temperature=self._temperature()
+            harvest, rows=c.rows, length=length, temperature=self._temperature()
         )
         rollout = parts.score(self.state, rollout)
         self.state, device_metrics = parts.step(self.state, rollout)
@@ -153,7 +155,7 @@ class Loop:
             "time/update": done - rolled,
             "tokens/rollout_per_second": tokens / (rolled - started),
             "tokens/update_per_second": tokens / (done - rolled),
-            "tokens/real_share": float(harvest.completions.length.sum()) / (c.prompts * c.samples * length),
+            "tokens/real_share": float(harvest.completions.length.sum()) / (c.rows * length),
         }
         self._watch(values, harvest)
         if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
@@ -170,11 +172,15 @@ class Loop:
     def _collect(self, step: int) -> Harvest:
         tools = self.parts.tools(self.state.params, step, temperature=self._temperature())
         examples = distributed.examples(self.parts.stream.next())
-        harvest = self.parts.strategy(tools, examples, step, self._knobs())
-        return add_inputs(harvest, self.parts.objective.needs, tools, self.config.task)
+        harvest, memory = self.parts.strategy.collect(tools, examples, step, self._knobs(), self.memory)
+        harvest = add_inputs(harvest, self.parts.objective.needs, tools, self.config.task)
+        self.memory = memory  # last: a rollout that SIGTERM breaks off leaves no trace
+        return harvest
 
     def _knobs(self) -> dict[str, float]:
-        return {name: float(x) for name, x in jax.device_get(self.state.knobs).items()}
+        """The scalars that transforms have set for the rollout; what nobody has set yet is not there."""
+        knobs = {name: float(x) for name, x in jax.device_get(self.state.knobs).items()}
+        return {name: value for name, value in knobs.items() if value == value}
 
     def _temperature(self) -> float:
         return self._knobs().get("temperature", self.config.temperature)
@@ -185,7 +191,8 @@ class Loop:
             self.state.params, 0, samples=self.config.eval_samples, temperature=1.0, held_out=True
         )
         with self.notice.at_once():
-            return evaluate(tools, self.parts.eval_examples, self.config.eval_k, self.config.task.canonical)
+            sample = self.parts.strategy.sample
+            return evaluate(tools, self.parts.eval_examples, self.config.eval_k, self.config.task.canonical, sample)
 
     def _finish(self) -> dict[str, Any]:
         after = self._evaluate(self.config.steps)
@@ -228,6 +235,7 @@ class Loop:
             "stream": self.parts.stream.state(),
             "before": self.before,
             "bad_in_a_row": self.bad_in_a_row,
+            "memory": pack(self.memory),
             "metrics_bytes": self.metrics.position(),
             "samples_bytes": self.samples.position(),
         }

@@ -1,6 +1,45 @@
 """Rollout strategies: host functions that decide which prompts and prefixes are sampled."""
 
+from entjax.rollouts.agentic import agentic
+from entjax.rollouts.arpo import arpo
+from entjax.rollouts.augmentation import Template, augmentation
+from entjax.rollouts.cure import cure
+from entjax.rollouts.echo import echo
+from entjax.rollouts.echo_rules import EchoRules
+from entjax.rollouts.environment import Environment, Turn, silent
 from entjax.rollouts.groups import groups
-from entjax.rollouts.harvest import Harvest, Strategy, Tools, to_rollout
+from entjax.rollouts.harvest import Harvest, Strategy, Tools, as_strategy, stateless, to_rollout
+from entjax.rollouts.multi_turn import multi_turn
+from entjax.rollouts.recent_samples import recent_samples
+from entjax.rollouts.replay import replay
+from entjax.rollouts.tempered import tempered
+from entjax.rollouts.tool_light import tool_light
+from entjax.rollouts.tree import tree
+from entjax.rollouts.votes import votes
 
-__all__ = ["Harvest", "Strategy", "Tools", "groups", "to_rollout"]
+__all__ = [
+    "EchoRules",
+    "Environment",
+    "Harvest",
+    "Strategy",
+    "Template",
+    "Tools",
+    "Turn",
+    "agentic",
+    "arpo",
+    "as_strategy",
+    "augmentation",
+    "cure",
+    "echo",
+    "groups",
+    "multi_turn",
+    "recent_samples",
+    "replay",
+    "silent",
+    "stateless",
+    "tempered",
+    "to_rollout",
+    "tool_light",
+    "tree",
+    "votes",
+]

@@ -1,7 +1,7 @@
 """Plain groups: every prompt is sampled G times (GRPO); with `resample`, groups whose rewards are all equal are drawn again.
 
 Dynamic sampling (DAPO, arXiv 2503.14476): a group in which everything is right or everything is wrong has no advantage. It is
-replaced by a group of a fresh prompt, at most `resample` times; then it stays, and its advantage is 0.
+replaced by a group of a fresh prompt, at most `resample` times; then it stays, and its advantage is 0. Mask: every sampled token.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from entjax.rollouts.harvest import Harvest, Strategy, Tools, merge, take
-from entjax.tasks import Example, Report
+from entjax.rollouts.harvest import Harvest, Strategy, Tools, join, pick, stateless
+from entjax.tasks import Example
 
 
 def groups(*, resample: int = 0) -> Strategy:
@@ -20,7 +20,7 @@ def groups(*, resample: int = 0) -> Strategy:
     if resample < 0:
         raise ValueError(f"resample must be at least 0, got {resample}.")
 
-    def strategy(tools: Tools, examples: Sequence[Example], step: int, knobs: Mapping[str, Any]) -> Harvest:
+    def collect(tools: Tools, examples: Sequence[Example], step: int, knobs: Mapping[str, Any]) -> Harvest:
         harvest = sample_groups(tools, examples, 0)
         drawn, rounds = len(examples), 0
         while rounds < resample and not informative(harvest).all():
@@ -29,13 +29,13 @@ def groups(*, resample: int = 0) -> Strategy:
             fresh = tools.draw(int((~keep).sum()))
             more = sample_groups(tools, fresh, drawn)
             drawn += len(fresh)
-            harvest = _replace(harvest, keep, more, tools.samples)
+            harvest = join([pick(harvest, np.flatnonzero(np.repeat(keep, tools.samples))), more])
         metrics = (
             {"sampling/prompts_drawn": float(drawn), "sampling/rounds": float(rounds)} if resample else {}
         )
         return harvest._replace(metrics=metrics)
 
-    return strategy
+    return stateless("groups", collect, hyper={"resample": resample})
 
 
 def sample_groups(tools: Tools, examples: Sequence[Example], first_id: int, **how: Any) -> Harvest:
@@ -54,18 +54,3 @@ def informative(harvest: Harvest) -> np.ndarray:
     group = harvest.completions.group
     order = list(dict.fromkeys(group.tolist()))
     return np.array([np.ptp(harvest.reward[group == g]) > 0 for g in order])
-
-
-def _replace(old: Harvest, keep: np.ndarray, new: Harvest, samples: int) -> Harvest:
-    """The kept groups of `old`, then the groups of `new`."""
-    rows = np.flatnonzero(np.repeat(keep, samples))
-    pick = lambda items: [items[row] for row in rows]
-    reports = zip(old.report, new.report, strict=True)
-    report = Report(*(a or b if isinstance(a, str) else a + b for a, b in reports))
-    return Harvest(
-        merge([take(old.completions, rows), new.completions]),
-        pick(old.examples) + new.examples,
-        pick(old.texts) + new.texts,
-        np.concatenate([old.reward[rows], new.reward]),
-        report,
-    )

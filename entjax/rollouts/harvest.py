@@ -1,21 +1,33 @@
-"""What a rollout strategy returns, and how it becomes a Rollout.
+"""What a rollout strategy is, what it may use, what it returns, and how that becomes a Rollout.
 
-    Strategy = (tools, examples, step, knobs) -> Harvest
+    collect(tools, examples, step, knobs, memory) -> (Harvest, memory)
 
-A strategy is a host function: it decides which prompts and prefixes the sampler continues. `Tools` is all that it may use.
+A strategy is host code: it decides which prompts and prefixes the sampler continues. `Tools` is all that it may use; what it
+wants to remember until the next step is a dictionary of arrays that goes in and comes out, and into every checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from entjax.rollouts.stepper import Stepper
 from entjax.sampler import Completions
 from entjax.tasks import Example, Report
 from entjax.types import Rollout
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+Memory = Mapping[str, np.ndarray]  # numbers, truth values or texts; never objects
+
+
+def same_text(example: Example, text: str) -> str | None:
+    """The answer of a task that has no canonical form: the text itself."""
+    del example
+    return text.strip() or None
 
 
 class Tools(NamedTuple):
@@ -24,6 +36,7 @@ class Tools(NamedTuple):
     generate(prompts as token ids, samples=, prompt_ids=, temperature=) -> Completions of the current policy
     encode(example) -> the prompt's token ids;  decode(ids) -> text;  score(examples, texts) -> (rewards, Report)
     draw(n) -> n more examples of the stream, for strategies that throw some away
+    stepper: rows that can be forked, taken back and continued;  canonical(example, text) -> answer, for votes
     """
 
     generate: Callable[..., Completions]
@@ -32,6 +45,13 @@ class Tools(NamedTuple):
     score: Callable[[Sequence[Example], Sequence[str]], tuple[np.ndarray, Report]]
     draw: Callable[[int], list[Example]]
     samples: int
+    stepper: Stepper
+    canonical: Callable[[Example, str], str | None] = same_text
+    seed: tuple[int, ...] = (0,)
+
+    def random(self, *salt: int) -> np.random.Generator:
+        """Random numbers of this step on the host; the same on every process and after every restart."""
+        return np.random.default_rng([*self.seed, *salt])
 
 
 class Harvest(NamedTuple):
@@ -46,20 +66,60 @@ class Harvest(NamedTuple):
     extra: Mapping[str, np.ndarray] = {}  # per-sequence [N] or per-token [N, S] inputs of methods
 
 
-Strategy = Callable[[Tools, Sequence[Example], int, Mapping[str, Any]], Harvest]
+class Strategy(NamedTuple):
+    """A rule for what is sampled.
+
+    rows(prompts, samples): rows of a batch at most, which is what the training step is compiled for; missing ones are filler.
+    provides: names that it puts into rollout.extra. sample(tools, examples, first_id): plain samples in the strategy's world,
+    for evaluation; None where no environment answers.
+    """
+
+    name: str
+    collect: Callable[[Tools, Sequence[Example], int, Mapping[str, Any], Memory], tuple[Harvest, Memory]]
+    rows: Callable[[int, int], int]
+    start: Memory = NOTHING  # the memory before the first step
+    provides: frozenset[str] = frozenset()
+    hyper: Mapping[str, Any] = NOTHING
+    sample: Callable[..., Harvest] | None = None
+
+    def __call__(
+        self, tools: Tools, examples: Sequence[Example], step: int, knobs: Mapping[str, Any]
+    ) -> Harvest:
+        """One harvest that begins without memories."""
+        return self.collect(tools, examples, step, knobs, self.start)[0]
+
+
+def full_groups(prompts: int, samples: int) -> int:
+    """Every prompt has its `samples` rows."""
+    return prompts * samples
+
+
+def stateless(
+    name: str,
+    f: Callable[[Tools, Sequence[Example], int, Mapping[str, Any]], Harvest],
+    *,
+    rows: Callable[[int, int], int] = full_groups,
+    **about: Any,
+) -> Strategy:
+    """A strategy without memory from `f(tools, examples, step, knobs) -> Harvest`."""
+    return Strategy(name, lambda *args: (f(*args[:-1]), args[-1]), rows, **about)
+
+
+def as_strategy(value: Strategy | Callable) -> Strategy:
+    """The strategy itself, or a plain function made one; it must return full groups."""
+    return value if isinstance(value, Strategy) else stateless(getattr(value, "__name__", "strategy"), value)
 
 
 def merge(parts: Sequence[Completions]) -> Completions:
     """Completions one after another, padded to the longest."""
     width = max(part.tokens.shape[1] for part in parts)
-
-    def join(name):
-        arrays = [getattr(part, name) for part in parts]
-        if arrays[0].ndim == 2:
-            arrays = [np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in arrays]
-        return np.concatenate(arrays)
-
+    join = lambda name: np.concatenate([widen(getattr(part, name), width) for part in parts])
     return Completions(**{name: join(name) for name in Completions.__dataclass_fields__})
+
+
+def widen(x: np.ndarray, width: int) -> np.ndarray:
+    """A per-token array padded to `width` tokens; others as they are."""
+    return x if x.ndim < 2 else np.pad(x, ((0, 0), (0, width - x.shape[1]), *[(0, 0)] * (x.ndim - 2)))
 
 
 def take(completions: Completions, rows: Sequence[int] | np.ndarray) -> Completions:
@@ -68,6 +128,47 @@ def take(completions: Completions, rows: Sequence[int] | np.ndarray) -> Completi
     return Completions(
         **{name: getattr(completions, name)[rows] for name in Completions.__dataclass_fields__}
     )
+
+
+def pick(harvest: Harvest, rows: Sequence[int] | np.ndarray) -> Harvest:
+    """Some sequences of a harvest, in the given order; report and metrics stay."""
+    rows = np.asarray(rows, np.int64)
+    return harvest._replace(
+        completions=take(harvest.completions, rows),
+        examples=[harvest.examples[row] for row in rows],
+        texts=[harvest.texts[row] for row in rows],
+        reward=np.asarray(harvest.reward)[rows],
+        extra={name: np.asarray(x)[rows] for name, x in harvest.extra.items()},
+    )
+
+
+def join(parts: Sequence[Harvest]) -> Harvest:
+    """Harvests one after another; reports add up, extras are those of the first (all must have them), so are metrics."""
+    completions = merge([part.completions for part in parts])
+    width = completions.tokens.shape[1]
+    extras = {
+        name: np.concatenate([widen(np.asarray(p.extra[name]), width) for p in parts])
+        for name in parts[0].extra
+    }
+    return parts[0]._replace(
+        completions=completions,
+        examples=[example for part in parts for example in part.examples],
+        texts=[text for part in parts for text in part.texts],
+        reward=np.concatenate([np.asarray(part.reward, np.float32) for part in parts]),
+        report=total([part.report for part in parts]),
+        extra=extras,
+    )
+
+
+def total(reports: Sequence[Report]) -> Report:
+    """Counts added up; of the messages the first that says something."""
+    columns = zip(*reports, strict=True)
+    return Report(*(next(filter(None, c), "") if isinstance(c[0], str) else sum(c) for c in columns))
+
+
+def regroup(harvest: Harvest, group: np.ndarray) -> Harvest:
+    """The harvest with other group ids."""
+    return harvest._replace(completions=harvest.completions.replace(group=np.asarray(group, np.int32)))
 
 
 def to_rollout(harvest: Harvest, *, rows: int, length: int, temperature: float) -> Rollout:

@@ -5,13 +5,8 @@ from pathlib import Path
 
 from tests.golden.harness import arrays, families, metas
 
-ROLLOUTS = "the rollout strategies"
 DECODING = "decoding, supervised losses and analysis"
 PENDING = {  # family: what it waits for
-    "arpo_branch": ROLLOUTS,
-    "cure": ROLLOUTS,
-    "echo_branch": ROLLOUTS,
-    "tool_light": ROLLOUTS,
     "conditional_entropy": DECODING,
     "distill": DECODING,
     "entropy_law": DECODING,

@@ -1,0 +1,140 @@
+"""The sampler's rows for strategies that branch: bound to the weights, the settings and the random numbers of one step.
+
+A state has R rows of which the first n are in use; the rest pads to a number that is compiled already (and that the devices
+can share). A row is named by (prompt id, sample number), as in `generate`, and draws what `generate` draws for that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from entjax.sampler import Completions, DecodeState, Sampler, Sampling, sequence_keys
+from entjax.sampler.host import fetch
+from entjax.sampler.stops import first_stop
+from entjax.transform import Transform, chain
+
+FREE = -1  # as a source: nobody sits here yet
+LARGE = 2**30
+
+
+@jax.jit
+def _beside(old: Any, new: Any) -> Any:
+    """Values of the host as an array on the devices of `old`."""
+    return jnp.where(jnp.ones_like(old, bool), new, old)
+
+
+class Stepper(NamedTuple):
+    """States are values: every call returns a new one. Lengths and limits count the tokens of the whole row."""
+
+    sampler: Sampler
+    params: Any
+    how: Sampling
+    key: Any
+    step: int
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+
+    def begin(
+        self,
+        prompts: Sequence[Sequence[int]],
+        source: np.ndarray,
+        names: tuple[np.ndarray, np.ndarray],
+        *,
+        room: int | None = None,
+        rules: Transform | None = None,
+    ) -> DecodeState:
+        """Rows at the end of the prompts `source` [n] (FREE: empty), named (prompt ids [n], samples [n]).
+
+        `room`: tokens behind a prompt that a row can hold, by default max_new_tokens; a row's limit is always prompt +
+        max_new_tokens until `reopen` says otherwise. `rules` go before the run's own decoding rules.
+        """
+        mine = [t for t in (rules, self.how.rules) if t is not None]
+        how = Sampling(self.how.max_new_tokens, self.how.temperature, chain(*mine) if mine else None)
+        prefix = self.sampler.prefill(self.params, prompts)
+        source = self._fill(source, FREE)
+        request = self.sampler.request(how, source, self._keys(*names))
+        slots = prefix.tokens.shape[1] + self.sampler.shapes.new(room or how.max_new_tokens)
+        return self.sampler.device.begin(prefix, request, slots)
+
+    def run(
+        self, state: DecodeState, stops: Sequence[str] = (), since: np.ndarray | None = None
+    ) -> DecodeState:
+        """Decode until every row has ended; a row also ends at the first stop string behind index `since` [n]."""
+        stops = (*self.how.stop_strings, *stops)
+        if not stops:
+            return self.sampler.decode(self.params, state, LARGE)
+        seen, start, done = (np.array(x) for x in fetch((state.length, state.prompt_length, state.done)))
+        start = start if since is None else self._fill(since, 0)
+        while not done.all():
+            state = self.sampler.decode(self.params, state, self.sampler.shapes.block)
+            tokens, length = fetch((state.tokens, state.length))
+            ends = np.full(len(done), tokens.shape[1] + 1, np.int32)
+            for row in np.flatnonzero(~done):
+                completion = tokens[row, start[row] : length[row]].tolist()
+                found = first_stop(self.decode, completion, int(seen[row] - start[row]), stops)
+                ends[row] = ends[row] if found is None else start[row] + found
+            if (ends <= length).any():
+                state = self.sampler.device.cut(state, ends, np.ones(len(ends), bool))
+            done, seen = (np.array(x) for x in fetch((state.done, state.length)))
+        return state
+
+    def fork(
+        self,
+        state: DecodeState,
+        rows: np.ndarray,
+        length: np.ndarray,
+        names: tuple[np.ndarray, np.ndarray],
+    ) -> DecodeState:
+        """The given rows [n], in that order and as often as named, taken back to `length` [n] tokens, with names of their own.
+
+        Rows that had ended and keep their full length stay ended; see `reopen`.
+        """
+        # cut() leaves alone what is not longer; a row that pads keeps one token and is closed
+        state = self.sampler.fork(state, self._fill(rows, 0), self._keys(*names))
+        state = self.sampler.rewind(state, self._fill(length, 1))
+        done = np.array(fetch(state.done))
+        done[len(rows) :] = True
+        return state.replace(done=_beside(state.done, done))
+
+    def reopen(self, state: DecodeState, running: np.ndarray, limit: np.ndarray) -> DecodeState:
+        """Of the rows in use those of `running` [n] go on, up to `limit` [n] tokens in all; the others are done."""
+        length, limits, finished = (np.array(x) for x in fetch((state.length, state.limit, state.finished)))
+        slots = state.tokens.shape[1]
+        limits[: len(limit)] = np.minimum(limit, min(slots, self.sampler.config.context))
+        on = self._fill(running, False).astype(bool) & (length < limits)
+        values = {"done": ~on, "finished": finished & ~on, "limit": limits}
+        return state.replace(**{name: _beside(getattr(state, name), x) for name, x in values.items()})
+
+    def append(self, state: DecodeState, tokens: Sequence[Sequence[int]]) -> DecodeState:
+        """Given tokens behind the rows in use, not marked as sampled; `reopen` says who goes on."""
+        if not any(tokens):
+            return state
+        padded = [*tokens, *[[]] * (len(state.length) - len(tokens))]
+        return self.sampler.extend(self.params, state, padded, 1)
+
+    def rows(self, state: DecodeState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(tokens [R, S], length [R], finished [R]) on the host."""
+        return fetch((state.tokens, state.length, state.finished))
+
+    def finish(self, state: DecodeState, group: np.ndarray) -> Completions:
+        """The rows in use, with their groups [n]."""
+        full = self.sampler.finish(state, self._fill(group, FREE))
+        names = Completions.__dataclass_fields__
+        return Completions(**{name: np.array(getattr(full, name)[: len(group)]) for name in names})
+
+    def prompts_at_once(self, rows: int) -> int:
+        """How many prompts to take at a time when each needs so many rows."""
+        return max(1, self.sampler.shapes.at_once // rows)
+
+    def _fill(self, values: np.ndarray, fill: Any) -> np.ndarray:
+        values = np.asarray(values)
+        values = values.astype(np.int32) if values.dtype.kind == "i" else values
+        return np.pad(values, (0, self.sampler.shapes.rows(len(values)) - len(values)), constant_values=fill)
+
+    def _keys(self, prompt: np.ndarray, sample: np.ndarray) -> Any:
+        return sequence_keys(self.key, np.int32(self.step), self._fill(prompt, 0), self._fill(sample, 0))

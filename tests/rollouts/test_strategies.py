@@ -1,0 +1,243 @@
+"""What every strategy promises: full groups, masks where its docstring says, statistics that a plain forward confirms, and
+tokens that are those of plain groups wherever nothing was branched."""
+
+import numpy as np
+import pytest
+
+import entjax as ej
+from entjax.rollouts import (
+    EchoRules,
+    agentic,
+    arpo,
+    cure,
+    echo,
+    groups,
+    multi_turn,
+    silent,
+    stateless,
+    tool_light,
+    tree,
+    votes,
+)
+from tests.rollouts import world
+
+RULES = EchoRules(
+    entropy_high=1.2, branch_threshold=2.5, entropy_low=0.3, entropy_delta_threshold=0.0, min_depth=1
+)
+STEPS = silent(",", "=")
+BRANCHING = {
+    "tree": tree(forks=2, branches=2),
+    "cure": cure(branches=4, k=3, characters=1),
+    "arpo": arpo(STEPS),
+    "agentic": agentic(STEPS),
+    "echo": echo(RULES),
+    "tool_light": tool_light(STEPS, counts=(2, 4)),
+}
+NOT_BRANCHING = {
+    "tree": tree(forks=0),
+    "cure": cure(branches=0),
+    "arpo": arpo(STEPS, initial=world.SAMPLES, beam=1),
+    "agentic": agentic(STEPS, monitor=False, initial=world.SAMPLES, beam=1),
+    "echo": echo(RULES._replace(min_branches=1, max_branches=1), prune=False),
+    "tool_light": tool_light(STEPS, steps=0),
+    "multi_turn": multi_turn(STEPS),
+    "votes": votes(world.SAMPLES),
+}
+FIELDS = ("tokens", "mask", "logp", "entropy", "sampled_logp", "prompt_length", "length", "finished", "group")
+
+
+@pytest.mark.parametrize("name", NOT_BRANCHING)
+def test_without_branches_it_is_plain_groups_bit_for_bit(name):
+    plain = world.collect(groups())
+    other = world.collect(NOT_BRANCHING[name])
+    longest = int(plain.completions.length.max())
+    for field in FIELDS:
+        a, b = (np.asarray(getattr(h.completions, field)) for h in (plain, other))
+        a, b = (x[:, :longest] if x.ndim == 2 else x for x in (a, b))
+        # where the first row of a group is sampled before the others, the batch is another and so are the last bits of floats
+        atol = 1e-5 if name in ("echo", "tool_light") and a.dtype.kind == "f" else 0
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol, err_msg=f"{name} {field}")
+    assert plain.texts == other.texts
+    if name != "votes":
+        np.testing.assert_array_equal(plain.reward, other.reward)
+
+
+@pytest.mark.parametrize("name", BRANCHING)
+def test_branches_are_full_groups_of_the_policy(name):
+    harvest = world.collect(BRANCHING[name])
+    world.check(harvest)
+    again = world.collect(BRANCHING[name])
+    np.testing.assert_array_equal(harvest.completions.tokens, again.completions.tokens)
+    other = world.collect(BRANCHING[name], step=1)
+    assert (harvest.completions.tokens[:, :40] != other.completions.tokens[:, :40]).any()
+    if "sampling/branches" in harvest.metrics:
+        assert harvest.metrics["sampling/branches"] > 0
+    assert harvest.metrics["sampling/computed_share"] < 1
+
+
+def shared(c, a, b):
+    """Length of the common prefix of two rows."""
+    differ = np.flatnonzero(c.tokens[a] != c.tokens[b])
+    return int(differ[0]) if len(differ) else int(min(c.length[a], c.length[b]))
+
+
+def forks_of(c, trunk, count):
+    """The tokens of highest entropy of a row; the end of the prompt where it has fewer."""
+    at = np.flatnonzero(c.mask[trunk])
+    best = at[np.argsort(-c.entropy[trunk, at], kind="stable")[:count]].tolist()
+    return best + [int(c.prompt_length[trunk])] * (count - len(best))
+
+
+def test_tree_forks_where_the_entropy_of_the_trunk_is_highest():
+    c = world.collect(tree(forks=2, branches=2)).completions
+    for prompt in range(4):
+        rows = np.flatnonzero(c.group == prompt)
+        for number, trunk in enumerate(rows[:2]):
+            for branch in range(4):
+                row = rows[2 + 4 * number + branch]
+                fork = forks_of(c, trunk, 2)[branch // 2]
+                np.testing.assert_array_equal(c.tokens[row, :fork], c.tokens[trunk, :fork])
+                np.testing.assert_allclose(c.logp[row, :fork], c.logp[trunk, :fork], atol=0)
+                assert c.mask[
+                    row, c.prompt_length[row] : c.length[row]
+                ].all()  # the shared prefix is in every leaf's loss
+                assert c.length[row] > fork
+
+
+def test_a_tree_of_sixteen_leaves_computes_at_most_sixty_percent():
+    """Rows of one length, as the paper counts: with forks spread evenly (1 + 15 / 2) / 16 = 53% are expected."""
+    tools = world.tools(samples=16)
+    stepper = tools.stepper._replace(sampler=tools.stepper.sampler._replace(eos_ids=()))
+    harvest = tree(forks=3, branches=5)(tools._replace(stepper=stepper), world.examples(8), 0, {})
+    c = harvest.completions
+    held = int((c.length - c.prompt_length).sum())
+    # counted here by hand: the trunk, and of each branch what lies behind its fork
+    computed = 0
+    for prompt in range(8):
+        trunk, *branches = np.flatnonzero(c.group == prompt)
+        forks = forks_of(c, trunk, 3)
+        computed += c.mask[trunk].sum() + sum(
+            int(c.length[row] - forks[i // 5]) for i, row in enumerate(branches)
+        )
+    assert harvest.metrics["sampling/tokens_computed"] == computed
+    assert harvest.metrics["sampling/computed_share"] == pytest.approx(computed / held)
+    assert computed <= 0.6 * held
+
+
+def test_cure_branches_before_a_critical_token_and_masks_the_prefix():
+    k = 3
+    harvest = world.collect(cure(branches=4, k=k, characters=1))
+    c = harvest.completions
+    new = world.config().max_new_tokens
+    for prompt in range(4):
+        rows = np.flatnonzero(c.group == prompt)
+        for number, root in enumerate(rows[:2]):
+            assert c.mask[root].sum() == c.length[root] - c.prompt_length[root]
+            start, end = int(c.prompt_length[root]), int(c.length[root])
+            written = [
+                i for i in range(start + 1, end) if world.parts().tokenizer.decode([c.tokens[root, i]])
+            ]
+            best = sorted(written, key=lambda i: -c.entropy[root, i])[:k]
+            fork = {int(np.flatnonzero(c.mask[row])[0]) for row in rows[2 + 4 * number : 6 + 4 * number]}
+            assert len(fork) == 1 and fork <= {*best, *([start] if not written else [])}
+            for row in rows[2 + 4 * number : 6 + 4 * number]:
+                at = min(fork)
+                np.testing.assert_array_equal(c.tokens[row, :at], c.tokens[root, :at])
+                assert c.mask[row].sum() == c.length[row] - at <= new
+    later = world.collect(cure(branches=4, k=k, characters=1, until=0))
+    np.testing.assert_array_equal(later.completions.tokens, world.collect(groups()).completions.tokens)
+
+
+def test_cure_without_admissible_tokens_samples_the_prompt_again():
+    c = world.collect(cure(branches=4)).completions  # no token of this alphabet has two characters
+    np.testing.assert_array_equal(c.mask.sum(1), c.length - c.prompt_length)
+    assert len({tuple(row) for row in c.tokens[c.group == 0].tolist()}) > 2
+
+
+def test_arpo_with_weight_zero_tosses_a_coin():
+    """w = 0: every try succeeds with probability p, so p = 0 leaves restarts only and p = 1 fills the group at once."""
+    never = world.collect(arpo(STEPS, initial=2, probability=0.0, weight=0.0))
+    assert never.metrics["sampling/branches"] <= 1  # u = 0 has probability 0 but for rounding
+    assert never.metrics["sampling/restarts"] >= 4 * 8 - 1
+    assert never.metrics["sampling/computed_share"] == 1.0
+    always = world.collect(arpo(STEPS, initial=2, probability=1.0, weight=0.0))
+    assert always.metrics["sampling/branches"] > 8 and always.metrics["sampling/computed_share"] < 0.95
+
+
+def test_arpo_copies_share_their_prefix_and_its_loss():
+    harvest = world.collect(arpo(STEPS, initial=1, probability=1.0))
+    c, turn = harvest.completions, harvest.extra["turn"]
+    assert (turn[c.mask] >= 0).all() and (turn[~c.mask] == -1).all()
+    pairs = [(a, b) for a in range(10) for b in range(a) if shared(c, a, b) > c.prompt_length[a]]
+    assert pairs
+    for a, b in pairs:
+        n = shared(c, a, b)
+        np.testing.assert_array_equal(c.mask[a, :n], c.mask[b, :n])
+
+
+def test_echo_starts_branches_with_the_likeliest_tokens():
+    harvest = world.collect(echo(RULES, prune=False))
+    c = harvest.completions
+    forced = (
+        (np.arange(c.tokens.shape[1])[None] >= c.prompt_length[:, None])
+        & (np.arange(c.tokens.shape[1])[None] < c.length[:, None])
+        & ~c.mask
+    )
+    assert forced.sum() == harvest.metrics["sampling/branches"] > 0
+    for row in np.flatnonzero(forced.any(1)):
+        at = int(np.flatnonzero(forced[row])[0])
+        base = int(np.flatnonzero(c.group == c.group[row])[0])
+        np.testing.assert_array_equal(c.tokens[row, :at], c.tokens[base, :at])
+        assert c.tokens[row, at] != c.tokens[base, at]
+        rank = (
+            world.policy(c.tokens[row, : at + 1])[at]
+            > world.policy(c.tokens[row, : at + 1])[at, c.tokens[row, at]]
+        ).sum()
+        assert rank < RULES.max_branches
+        assert c.logp[row, at] == 0
+
+
+def test_echo_cuts_what_lost_its_confidence():
+    sure = RULES._replace(prune_threshold=5.0)
+    harvest = world.collect(echo(sure))
+    base = [int(np.flatnonzero(harvest.completions.group == g)[0]) for g in range(4)]
+    assert (harvest.completions.mask[base].sum(1) == 1).all()  # confidence below 5 from the first token on
+    assert harvest.metrics["sampling/pruned"] >= 3
+    with pytest.raises(ValueError, match="no branch could start"):
+        echo(EchoRules(entropy_high=3.5, branch_threshold=1.2))
+
+
+def test_votes_replace_the_reward_and_keep_the_first():
+    strategy = votes(16)
+    tools = world.tools()._replace(canonical=lambda example, text: text[:1] or None)
+    harvest = strategy(tools, world.examples(), 0, {})
+    full = groups()(tools._replace(samples=16), world.examples(), 0, {})
+    world.check(harvest)
+    for prompt in range(4):
+        answers = [t[:1] for t in full.texts[16 * prompt : 16 * prompt + 16]]
+        most = max((a for a in answers if a), key=lambda a: (answers.count(a), -answers.index(a)))
+        want = [float(t[:1] == most) for t in full.texts[16 * prompt : 16 * prompt + 10]]
+        assert harvest.reward[10 * prompt : 10 * prompt + 10].tolist() == want
+    with pytest.raises(ValueError, match="raise voters"):
+        world.collect(votes(4))
+
+
+def test_rows_that_do_not_fit_are_told_by_the_config():
+    for strategy, samples in ((tree(forks=2, branches=2), 8), (cure(), 6)):
+        with pytest.raises(ej.config.ConfigError, match="choose a multiple"):
+            world.config(strategy=strategy, samples=samples)
+    with pytest.raises(ej.config.ConfigError, match="belongs to plain groups"):
+        world.config(strategy=tree(), dynamic_sampling=2)
+    assert world.config(strategy=tree(), samples=10).rows == 40
+
+
+def test_a_plain_function_is_a_strategy():
+    def mine(tools, examples, step, knobs):
+        return groups()(tools, examples, step, knobs)
+
+    assert world.config(strategy=mine).rows == 40
+    assert (
+        world.collect(mine).texts
+        == world.collect(stateless("mine", mine)).texts
+        == world.collect(groups()).texts
+    )
