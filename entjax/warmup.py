@@ -8,39 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-from entjax import sharding, vocab
+from entjax import sft, sharding
 from entjax.tasks import Task, Tokenizer
 from entjax.tasks.task import rng_of
-
-
-def make_sft_step(
-    model: nnx.Module, optimizer: optax.GradientTransformation, *, chunk: int = vocab.CHUNK
-) -> Callable:
-    """step(params, opt_state, tokens, mask) -> (params, opt_state, mean NLL of the masked tokens)."""
-    graphdef, _ = nnx.split(model)
-
-    def loss(params, tokens, mask):
-        policy = nnx.merge(graphdef, params)
-        n = jnp.maximum(mask.sum(), 1).astype(jnp.float32)
-
-        def per_token(row):
-            return jnp.where(row.side["mask"], -vocab.logp(row), 0) / n, ()
-
-        return vocab.sweep(per_token, policy(tokens), policy.head(), tokens, {"mask": mask}, chunk=chunk)[0]
-
-    def step(params, opt_state, tokens, mask):
-        value, grads = jax.value_and_grad(loss)(params, tokens, mask)
-        with jax.numpy_dtype_promotion("standard"):
-            changes, opt_state = optimizer.update(grads, opt_state, params)
-            return optax.apply_updates(params, changes), opt_state, value
-
-    return jax.jit(step, donate_argnums=(0, 1))
 
 
 def solutions(
@@ -85,7 +59,7 @@ def warm_up(
         optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=0.0)
     )
     opt_state = sharding.beside(optimizer.init, params)
-    step = make_sft_step(model, optimizer, chunk=chunk)
+    step = sft.make_text_step(model, sft.nll(), optimizer, chunk=chunk)
     for i in range(steps):
         params, opt_state, nll = step(params, opt_state, *batch(i, size))
         if i % 20 == 19 or i == steps - 1:
