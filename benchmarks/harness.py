@@ -22,7 +22,18 @@ import jax.numpy as jnp
 import numpy as np
 
 HEADER = f"{'what':44}{'seconds':>9}{'quartiles':>17}{'over base':>11}{'over floor':>11}  base"
-PACKAGES = ("entjax", "jax", "jaxlib", "flax", "optax", "numpy", "transformers", "torch", "trl", "google-tunix")
+PACKAGES = (
+    "entjax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "transformers",
+    "torch",
+    "trl",
+    "google-tunix",
+)
 
 
 class Row(NamedTuple):
@@ -123,7 +134,10 @@ def show(result: Mapping[str, Any]) -> None:
         ratio = f"{entry['over_base']['median']:.3f}" if "over_base" in entry else ""
         floor = f"{entry['over_floor']:.2f}" if "over_floor" in entry else ""
         label = f"{result['name']}: {name}"
-        print(f"{label:44}{entry['median']:9.3f}{spread:>17}{ratio:>11}{floor:>11}  {result['base'] or ''}", flush=True)
+        print(
+            f"{label:44}{entry['median']:9.3f}{spread:>17}{ratio:>11}{floor:>11}  {result['base'] or ''}",
+            flush=True,
+        )
     for name, value in result["notes"].items():
         print(f"    {name}: {value if not isinstance(value, float) else format(value, '.4g')}", flush=True)
 
@@ -131,10 +145,19 @@ def show(result: Mapping[str, Any]) -> None:
 def hardware() -> dict[str, Any]:
     """What it ran on."""
     device = jax.devices()[0]
-    info = {"machine": platform.machine(), "cores": os.cpu_count(), "device": device.device_kind, "devices": jax.device_count()}
+    info = {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+    }
     cpu = Path("/proc/cpuinfo")
     if cpu.is_file():
-        models = [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+        models = [
+            line.split(":")[1].strip()
+            for line in cpu.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         info["cpu"] = models[0] if models else ""
     return info
 

@@ -30,7 +30,8 @@ def rows(shapes=None, rounds=5):
             "entropy": vocab.entropy, "prob_sq": vocab.prob_sq, "top_p": features.top_p_entropy(0.9)},
     }  # fmt: skip
     jitted = {"three bare matmuls": jax.jit(_bare)} | {
-        f"sweep: {name}": jax.jit(jax.value_and_grad(_loss(terms, tokens), (0, 1))) for name, terms in wanted.items()
+        f"sweep: {name}": jax.jit(jax.value_and_grad(_loss(terms, tokens), (0, 1)))
+        for name, terms in wanted.items()
     }
     memory = {name: temporary_bytes(f, hidden, head) for name, f in jitted.items()}
     logits, gradient = 4 * n * v, 4 * d * v

@@ -62,7 +62,9 @@ class Checkpoints:
             max_to_keep=keep, enable_async_checkpointing=True, step_prefix="step", step_format_fixed_length=8
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options, item_handlers=handlers)
+        self._manager = ocp.CheckpointManager(
+            Path(folder).absolute(), options=options, item_handlers=handlers
+        )
 
     def save(self, step: int, state: TrainState, host: dict[str, Any], *, wait: bool = False) -> None:
         """Write the state after `step` rollout batches; the files appear under their name only when complete."""

@@ -87,20 +87,32 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--samples", type=int, default=4, help="completions of each (default 4)")
     one.add_argument("--prompt", action="append", help="your own prompt instead; may be repeated")
 
-    one = add("compile", _compile, "compile a config for a TPU slice, without TPUs: memory, collectives, time at best")
+    one = add(
+        "compile",
+        _compile,
+        "compile a config for a TPU slice, without TPUs: memory, collectives, time at best",
+    )
     one.add_argument("config", type=Path)
     one.add_argument("override", nargs="*", metavar="key=value", help="replace fields of the config")
-    one.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="e.g. v5e:4x4, v5p:4x4x4, v6e:16x16")
+    one.add_argument(
+        "--topology", required=True, metavar="CHIP:SHAPE", help="e.g. v5e:4x4, v5p:4x4x4, v6e:16x16"
+    )
     one.add_argument("--mesh", metavar="AXIS:N,...", help="instead of the config's, e.g. fsdp:16,tensor:4")
-    one.add_argument("--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompts (512)")
-    one.add_argument("--programs", default="update,score,prefill,decode", help="which of them to compile (all)")
+    one.add_argument(
+        "--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompts (512)"
+    )
+    one.add_argument(
+        "--programs", default="update,score,prefill,decode", help="which of them to compile (all)"
+    )
     one.add_argument("--sweep", action="store_true", help="try mesh shapes and remat policies, recommend one")
     one.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
 
     one = add("bench", _bench, "measure entjax on this machine, beside the floor that its matmuls set")
     one.add_argument("name", nargs="*", metavar="NAME", help="files of benchmarks/ (default: all)")
     one.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="where to run (default: what JAX finds)")
-    one.add_argument("--out", type=Path, metavar="DIR", help="where the JSON goes (benchmarks/results/DEVICE)")
+    one.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the JSON goes (benchmarks/results/DEVICE)"
+    )
 
     one = add("export", _export, "write the last checkpoint of a run as a Hugging Face folder")
     one.add_argument("workdir", type=Path)
@@ -147,7 +159,9 @@ def _train(options) -> int:
         raise ConfigError("--resume needs --workdir: the run directory to go on with.")
     changes = parse_overrides(options.override)
     config = load_config(options.config).override(changes)
-    workdir = options.workdir or Path(distributed.gather(str(newest_workdir(Path("runs"), options.config.stem)))[0])
+    workdir = options.workdir or Path(
+        distributed.gather(str(newest_workdir(Path("runs"), options.config.stem)))[0]
+    )
     from entjax.train import train
 
     try:

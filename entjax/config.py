@@ -82,7 +82,9 @@ class Config:
         default_factory=dict
     )  # e.g. {"fsdp": 8}, -1: all that is left; empty: one device, or fsdp over the devices of several processes
     sharding: ShardingRules = dataclasses.field(default_factory=ShardingRules)  # which mesh axes cut what
-    sampler_sharding: ShardingRules | None = None  # other rules for the weights while sampling; None: the same
+    sampler_sharding: ShardingRules | None = (
+        None  # other rules for the weights while sampling; None: the same
+    )
     profile: str = ""  # "10:12" writes a trace of steps 10 to 12
 
     def __post_init__(self) -> None:
@@ -92,7 +94,9 @@ class Config:
     @property
     def rows(self) -> int:
         """Rows of a rollout batch, filler included: what the training step is compiled for."""
-        return (full_groups if self.strategy is None else as_strategy(self.strategy).rows)(self.prompts, self.samples)
+        return (full_groups if self.strategy is None else as_strategy(self.strategy).rows)(
+            self.prompts, self.samples
+        )
 
     def override(self, changes: Mapping[str, Any]) -> Config:
         """The config with some fields replaced; strings are read as the field's type, `recipe.x` as an option of the recipe."""

@@ -22,7 +22,11 @@ def evaluate(
     """Metrics under "eval/", averaged over the examples; `tools.samples` completions of each, made by `sample` (Strategy.sample)
     where an environment answers."""
     harvest = (sample or sample_groups)(tools, examples, 0)
-    calls = {"eval/call_rate": float(np.mean(harvest.extra["tool_calls"] > 0))} if "tool_calls" in harvest.extra else {}
+    calls = (
+        {"eval/call_rate": float(np.mean(harvest.extra["tool_calls"] > 0))}
+        if "tool_calls" in harvest.extra
+        else {}
+    )
     return {**summarize(harvest, tools.samples, ks, canonical), **calls}
 
 

@@ -1,7 +1,7 @@
 """Estimators of KL(pi_theta || pi_ref) from the sampled token, as plain functions, as features of the loss and as a controller.
 
     d = log pi_ref - log pi_theta
-    k1 = -d        |k1| = |d|        k2 = d^2 / 2        k3 = exp(d) - d - 1 >= 0          (Schulman, "Approximating KL divergence")
+    k1 = -d        |k1| = |d|        k2 = d^2 / 2        k3 = exp(d) - d - 1 >= 0      (Schulman, "Approximating KL divergence")
 
 Gradients with respect to log pi: k1 1 (on-policy of mean 0: useless as a loss), k2 -d (unbiased on-policy), k3 1 - exp(d).
 `straight_through(k)` keeps the value of k and takes the gradient of k2 (verl's "k1+" and "k3+"); `feature(..., corrected=True)`

@@ -100,7 +100,7 @@ class LossOutput(NamedTuple):
 
 
 def log_ratios(logp: Array, old_logp: Array, mask: Array) -> Array:
-    """log(pi_theta / pi_old), 0 outside the mask. Not clipped: that would cut the gradient of surrogates that are linear in it."""
+    """log(pi_theta / pi_old), 0 outside the mask. Not clipped: that would cut the gradient of surrogates linear in it."""
     return jnp.where(mask, logp - old_logp.astype(logp.dtype), 0)
 
 
@@ -121,7 +121,7 @@ def term_losses(signal: Signal, values: Mapping[str, Array], like: Array) -> Flo
     """sum_k own_scale_k * coef_k * feature_k."""
     total = jnp.zeros_like(like)
     for name, coef in signal.coef.items():
-        scale = signal.own_scale[name] if name in signal.own_scale else signal.scale
+        scale = signal.own_scale.get(name, signal.scale)
         factor = scale.astype(like.dtype) * coef.astype(like.dtype)
         total = total + jnp.where(factor != 0, factor * values[name], 0)
     return total

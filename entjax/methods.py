@@ -63,7 +63,9 @@ def method(name: str) -> Method:
     """The facts of one recipe."""
     make = getattr(recipes, name)
     text = inspect.getdoc(make) or ""
-    head = re.match(r"(?P<title>.+?) \((?P<paper>[^)]*)\): (?P<what>.+)", " ".join(text.split("\n\n")[0].split()))
+    head = re.match(
+        r"(?P<title>.+?) \((?P<paper>[^)]*)\): (?P<what>.+)", " ".join(text.split("\n\n")[0].split())
+    )
     if head is None:
         raise ValueError(f"The docstring of recipes.{name} must start with 'Title (paper): what it does.'")
     note = lambda key: (re.search(rf"{key}: (.+?)(?:\n\n|\Z)", text, re.S) or [None, "-"])[1]
@@ -79,7 +81,9 @@ def table() -> str:
     rows += [(m.name, m.paper, m.places, m.state, m.reads) for m in map(method, names())]
     widths = [min(max(len(row[i]) for row in rows), 44) for i in range(5)]
     cut = lambda text, width: text if len(text) <= width else text[: width - 1] + "…"
-    lines = ["  ".join(cut(cell, w).ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cut(cell, w).ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     return "\n".join([*lines, "", "entjax methods NAME tells what one is made of; train with recipe=NAME."])
 
 
@@ -88,7 +92,14 @@ def describe(name: str) -> str:
     if name not in names():
         return describe_transform(name)
     m = method(name)
-    lines = [f"{m.name}: {m.title} ({m.paper})", "", inspect.getdoc(getattr(recipes, name)) or "", "", repr(m.objective), ""]
+    lines = [
+        f"{m.name}: {m.title} ({m.paper})",
+        "",
+        inspect.getdoc(getattr(recipes, name)) or "",
+        "",
+        repr(m.objective),
+        "",
+    ]
     lines += ["options: " + (", ".join(f"recipe.{k}={v}" for k, v in m.options.items()) or "none"), ""]
     return "\n".join([*lines, *(line for part in m.objective.parts for line in _part(part))])
 
@@ -129,7 +140,16 @@ def page() -> str:
               "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for m in map(method, names()):
         made = " → ".join(f"`{p.name}`" for p in m.objective.parts)
-        cells = (f"`{m.name}`", f"{m.title} ({m.paper})", m.what, m.places, made, m.state, m.evidence, m.differs)
+        cells = (
+            f"`{m.name}`",
+            f"{m.title} ({m.paper})",
+            m.what,
+            m.places,
+            made,
+            m.state,
+            m.evidence,
+            m.differs,
+        )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

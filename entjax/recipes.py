@@ -6,19 +6,33 @@ text, or a reconstruction) and "Differs:" how the default departs from what was 
 
 from __future__ import annotations
 
-from entjax import advantages, averages, clips, control, entropy_change, regularizers, rewards, surrogates, weights
+from entjax import (
+    advantages,
+    averages,
+    clips,
+    control,
+    entropy_change,
+    regularizers,
+    rewards,
+    surrogates,
+    weights,
+)
 from entjax.loss import Objective
 from entjax.transform import Transform, chain
 
 
-def _dapo(*per_step: Transform, before: tuple = (), after: tuple = (), c: float = 10.0, **options) -> Objective:
-    """DAPO's base: group-normalised reward, clip 0.2 to 0.28, dual clip c, token mean; with rules before and after the advantage."""
+def _dapo(
+    *per_step: Transform, before: tuple = (), after: tuple = (), c: float = 10.0, **options
+) -> Objective:
+    """DAPO's base: group-normalised reward, clip 0.2 to 0.28, dual clip c, token mean; rules before and after the advantage."""
     first = chain(*before, advantages.group_normalize(), *after)
     step = chain(clips.asymmetric(0.2, 0.28), *per_step, averages.token_mean())
     return Objective(first, step, surrogates.dual_clip(c), **options)
 
 
-def _grpo(*per_step: Transform, before: tuple = (), after: tuple = (), baseline: Transform | None = None, **options) -> Objective:
+def _grpo(
+    *per_step: Transform, before: tuple = (), after: tuple = (), baseline: Transform | None = None, **options
+) -> Objective:
     """GRPO's base: PPO clip 0.2, token mean."""
     first = chain(*before, baseline or advantages.group_normalize(), *after)
     return Objective(first, chain(*per_step, averages.token_mean()), **options)
@@ -130,7 +144,9 @@ def cispo(maximum: float = 5.0) -> Objective:
 
     Evidence: code (verl, TRL).
     """
-    return Objective(advantages.group_normalize(), chain(clips.cap(maximum), averages.token_mean()), surrogates.cispo)
+    return Objective(
+        advantages.group_normalize(), chain(clips.cap(maximum), averages.token_mean()), surrogates.cispo
+    )
 
 
 def gspo(low: float = 3e-4, high: float = 4e-4) -> Objective:
@@ -330,7 +346,9 @@ def steer_exact(minimum: float = 0.8) -> Objective:
 
     Evidence: correlation 1 with the true change in a tabular softmax.
     """
-    return _dapo(weights.steer(minimum, estimator=entropy_change.exact_first_order, normaliser=entropy_change.rank))
+    return _dapo(
+        weights.steer(minimum, estimator=entropy_change.exact_first_order, normaliser=entropy_change.rank)
+    )
 
 
 def entropy_budget(target: float = 0.2, kp: float = 2.0, ki: float = 0.05, maximum: float = 2.0) -> Objective:
@@ -386,7 +404,9 @@ def agentic_aepo(a: float = 0.2) -> Objective:
 
     Evidence: code.
     """
-    return _grpo(clips.asymmetric(0.2, 0.2), advantages.agentic_advantage(a=a), per_token=surrogates.preserve_high())
+    return _grpo(
+        clips.asymmetric(0.2, 0.2), advantages.agentic_advantage(a=a), per_token=surrogates.preserve_high()
+    )
 
 
 def hapo(alpha: float = 1.0, beta: float = 1.0) -> Objective:
@@ -596,4 +616,3 @@ def spear() -> Objective:
     first = chain(rewards.tool_use(), advantages.group_normalize(std=False))
     step = chain(clips.asymmetric(0.2, 0.28), weights.clip_cov(), averages.token_mean())
     return Objective(first, step)
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -14,8 +15,9 @@ class RunDirectoryError(ValueError):
 class RunDirectory:
     """`path` for a new run, or one to go on with. Entered, it is locked against other runs."""
 
-    def __init__(self, path: Path, *, resume: bool, source: str | None = None):
-        self.path, self._resume, self._source = Path(path), resume, source
+    def __init__(self, path: Path, *, resume: bool, files: Mapping[str, str] | None = None):
+        """`files`: texts written beside the logs when the run is new, such as config.py."""
+        self.path, self._resume, self._files = Path(path), resume, dict(files or {})
         self.resumed = False
 
     def __enter__(self) -> RunDirectory:
@@ -40,8 +42,9 @@ class RunDirectory:
                 f"{self.path} already holds a run: go on with --resume, or choose another --workdir."
             )
         self.resumed = used
-        if self._source is not None and not used:
-            (self.path / "config.py").write_text(self._source)
+        for name, text in self._files.items():
+            if not used:
+                (self.path / name).write_text(text)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -44,13 +44,17 @@ class Parts(NamedTuple):
     stream: PromptStream
     eval_examples: list[Example]
     layout: Layout | None = None  # None: one device
-    for_sampler: Callable[[Any], Any] | None = None  # the trainer's weights laid out for the sampler; None: as they are
+    for_sampler: Callable[[Any], Any] | None = (
+        None  # the trainer's weights laid out for the sampler; None: as they are
+    )
 
     def fresh_state(self) -> TrainState:
         """The state before the first step; on a mesh every device makes its own pieces."""
         graphdef, params = nnx.split(self.model)
         key = jax.random.key(self.config.seed)
-        make = lambda params: init_train_state(nnx.merge(graphdef, params), self.objective, self.optimizer, key)
+        make = lambda params: init_train_state(
+            nnx.merge(graphdef, params), self.objective, self.optimizer, key
+        )
         return beside(make, params)
 
     def like(self) -> TrainState:
@@ -63,7 +67,9 @@ class Parts(NamedTuple):
     def with_weights(self, state: TrainState, params: Any) -> TrainState:
         """The state with other weights: a new optimizer state, and a reference that starts from them."""
         reference = None if state.reference is None else jax.tree.map(jnp.copy, params)
-        return state.replace(params=params, opt_state=beside(self.optimizer.init, params), reference=reference)
+        return state.replace(
+            params=params, opt_state=beside(self.optimizer.init, params), reference=reference
+        )
 
     def tools(self, params: Any, step: int, *, samples: int | None = None, temperature: float | None = None,
               held_out: bool = False) -> Tools:  # fmt: skip
@@ -138,7 +144,9 @@ def build(config: Config) -> Parts:
 def make_stream(config: Config) -> PromptStream:
     """This process's share of the prompts."""
     index, count = distributed.share()
-    return prompts(config.task, seed=config.seed, batch=config.prompts, process_index=index, process_count=count)
+    return prompts(
+        config.task, seed=config.seed, batch=config.prompts, process_index=index, process_count=count
+    )
 
 
 def make_tokenizer(config: Config) -> Tokenizer:
@@ -165,7 +173,9 @@ def make_model(config: Config, tokenizer: Tokenizer, layout: Layout | None = Non
     elif layout is None:
         model = Decoder(config.model, rngs=nnx.Rngs(config.seed))
     else:
-        model = layout.create(lambda: Decoder(config.model, rngs=nnx.Rngs(config.seed), constrain=layout.constrain))
+        model = layout.create(
+            lambda: Decoder(config.model, rngs=nnx.Rngs(config.seed), constrain=layout.constrain)
+        )
     if tokenizer.vocab_size > model.config.vocab:
         raise ConfigError(
             f"The tokenizer knows {tokenizer.vocab_size} tokens but the model has {model.config.vocab}: set "
@@ -180,7 +190,9 @@ def load_checkpoint(config: Config, layout: Layout | None) -> nnx.Module:
     if layout is None:
         return load_hf(config.model, **options)
     model = load_hf(
-        config.model, shardings=layout.weights(abstract_params(load_config(config.model, **options))), **options
+        config.model,
+        shardings=layout.weights(abstract_params(load_config(config.model, **options))),
+        **options,
     )
     model.constrain = layout.constrain
     return model
@@ -208,7 +220,9 @@ def make_step(
     shardings = None
     if layout is not None:
         state = abstract_state(model, objective, optimizer, layout)
-        shardings = jax.tree.map(lambda x: x.sharding, state).replace(signal_state=layout.whole, knobs=layout.whole)
+        shardings = jax.tree.map(lambda x: x.sharding, state).replace(
+            signal_state=layout.whole, knobs=layout.whole
+        )
     return make_train_step(
         model, objective, optimizer,
         microbatches=config.microbatches, minibatches=config.minibatches, chunk=chunk_of(config, layout),
@@ -221,7 +235,9 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, types and (on a mesh) shardings of the state of a run; `model` may hold shapes instead of arrays."""
     graphdef, params = nnx.split(model)
-    make = lambda params: init_train_state(nnx.merge(graphdef, params), objective, optimizer, jax.random.key(0))
+    make = lambda params: init_train_state(
+        nnx.merge(graphdef, params), objective, optimizer, jax.random.key(0)
+    )
     state = jax.eval_shape(make, params)
     if layout is None:
         return state

@@ -126,7 +126,9 @@ def make_score(
         found = over_microbatches(lambda rows: score_rows(state, rows), rollout, batch, microbatches)
         logp = found.pop("logp")
         if "replayed" in rollout.extra:  # an old row is compared with the policy that sampled it
-            logp = jnp.where(rollout.extra["replayed"].astype(bool)[:, None], rollout.old_logp.astype(logp.dtype), logp)
+            logp = jnp.where(
+                rollout.extra["replayed"].astype(bool)[:, None], rollout.old_logp.astype(logp.dtype), logp
+            )
         return rollout.replace(old_logp=logp, extra={**rollout.extra, **found})
 
     return score

@@ -75,7 +75,7 @@ def delta_clip(delta: float = 4.0) -> Surrogate:
 def preserve_high(c: float = 3.0) -> Surrogate:
     """`dual_clip` in value, but tokens above the range keep a gradient (agentic AEPO): the upper bound is high r / sg[r].
 
-    d value / d log pi = F A,   F = high where r > high and A > 0; 0 where r < low or r > c and A < 0; r otherwise. c = 3 (script).
+    d value / d log pi = F A,   F = high where r > high and A > 0; 0 where r < low or r > c and A < 0; else r. c = 3 (script).
     """
     if not c > 1:
         raise ValueError(f"preserve_high needs c > 1, got {c}.")
@@ -110,7 +110,7 @@ def cispo(log_ratio: Array, signal: Signal) -> Array:
 
 
 def sapo(positive: float = 1.0, negative: float = 1.05) -> Surrogate:
-    """(4 / tau) sigmoid(tau (r - 1)) A, tau = `positive` for A > 0, else `negative`. Soft gate, same gradient as REINFORCE at r = 1.
+    """(4 / tau) sigmoid(tau (r - 1)) A, tau = `positive` for A > 0, else `negative`. REINFORCE's gradient at r = 1.
 
     The gate is differentiated (verl, TRL); Trinity-RFT detaches it and multiplies log pi, which is another gradient.
     """

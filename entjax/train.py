@@ -41,7 +41,9 @@ def train(
     SIGTERM comes.
     """
     parts = setup.build(config)
-    files = {"config.json": json.dumps(config.describe(), indent=1)} | ({} if source is None else {"config.py": source})
+    files = {"config.json": json.dumps(config.describe(), indent=1)} | (
+        {} if source is None else {"config.py": source}
+    )
     directory = RunDirectory(Path(workdir), resume=resume, files=files)
     with distributed.leading(directory) as run, Notice() as notice:
         try:
@@ -135,9 +137,7 @@ class Loop:
             raise
         rolled = time.perf_counter()
         length = bucket(int(harvest.completions.length.max()))
-        rollout = to_rollout(
-            harvest, rows=c.rows, length=length, temperature=self._temperature()
-        )
+        rollout = to_rollout(harvest, rows=c.rows, length=length, temperature=self._temperature())
         rollout = parts.score(self.state, rollout)
         self.state, device_metrics = parts.step(self.state, rollout)
         values = {name: float(x) for name, x in jax.device_get(device_metrics).items()}
@@ -192,7 +192,9 @@ class Loop:
         )
         with self.notice.at_once():
             sample = self.parts.strategy.sample
-            return evaluate(tools, self.parts.eval_examples, self.config.eval_k, self.config.task.canonical, sample)
+            return evaluate(
+                tools, self.parts.eval_examples, self.config.eval_k, self.config.task.canonical, sample
+            )
 
     def _finish(self) -> dict[str, Any]:
         after = self._evaluate(self.config.steps)

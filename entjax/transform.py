@@ -218,5 +218,7 @@ def _union(parts, field: str) -> Mapping[str, Callable]:
 
 
 def _frozen(about: dict[str, Any]) -> dict[str, Any]:
-    sets = {key: frozenset(value) for key, value in about.items() if key in ("needs", "writes", "owns", "knobs")}
+    sets = {
+        key: frozenset(value) for key, value in about.items() if key in ("needs", "writes", "owns", "knobs")
+    }
     return {**about, **sets}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,16 @@ from entjax.types import wide_dtype
 
 FORBIDDEN = -1e9  # stands for -inf: exp() of it is exactly 0 and its square still fits float32
 CHUNK = 2048  # tokens whose logits exist at one time
+SLICE = 2**21  # logits that are worth a loop step of their own
+
+
+class Chunks(NamedTuple):
+    """How the vocabulary pass is cut. An int stands for Chunks(tokens=that)."""
+
+    tokens: int = CHUNK  # whose logits exist at one time
+    head_pieces: int = (
+        32  # in which a CPU adds up a large head's gradient, in place; 1 where the vocabulary is sharded
+    )
 
 
 @struct.dataclass
@@ -118,6 +128,12 @@ def chunk_length(batch: int, length: int, chunk: int) -> int:
     return math.ceil(length / pieces)
 
 
+def slice_length(batch: int, positions: int, vocabulary: int) -> int:
+    """Positions of a chunk whose statistics are taken at one time: 1/16 of the chunk, but not less than SLICE numbers."""
+    wanted = min(16, batch * positions * vocabulary // SLICE)
+    return math.ceil(positions / max(1, wanted))
+
+
 def _split(tree: Any, size: int) -> Any:
     """Every [B, T, ...] leaf as [pieces, B, size, ...], padded with zeros."""
 
@@ -139,15 +155,22 @@ def _join(tree: Any, length: int) -> Any:
     return jax.tree.map(join, tree)
 
 
-def _row(hidden, head, tokens, side, temperature, reference_head) -> Row:
-    project = lambda h, w: finite_logits(
-        jnp.einsum("btd,dv->btv", h, w, preferred_element_type=_accumulator(h)), temperature
-    )
-    if "ref_hidden" in side:
-        with jax.named_scope("reference_logits"):
-            side = {**side, "ref_logits": jax.lax.stop_gradient(project(side["ref_hidden"], reference_head))}
+def _project(hidden, head) -> Float[Array, "B t V"]:
+    """Logits in at least float32; the head is used in the type of the hidden states."""
     with jax.named_scope("logits"):
-        return Row(project(hidden, head), tokens, side)
+        return jnp.einsum(
+            "btd,dv->btv", hidden, head.astype(hidden.dtype), preferred_element_type=_accumulator(hidden)
+        )
+
+
+def _with_reference(side, reference_head, temperature) -> dict[str, Array]:
+    """`side` with the reference policy's logits of the chunk, where its hidden states are given."""
+    if "ref_hidden" not in side:
+        return side
+    with jax.named_scope("reference_logits"):
+        logits = finite_logits(_project(side["ref_hidden"], reference_head), temperature)
+    rest = {name: x for name, x in side.items() if name != "ref_hidden"}
+    return {**rest, "ref_logits": jax.lax.stop_gradient(logits)}
 
 
 def _accumulator(x: Array):
@@ -163,22 +186,25 @@ def features(
     *,
     temperature: Array | float = 1.0,
     reference_head: Array | None = None,
-    chunk: int = CHUNK,
+    chunk: int | Chunks = CHUNK,
+    align: Callable[[Array], Array] = before,
 ) -> dict[str, Float[Array, "B T"]]:
     """The wanted features of the policy at every token; differentiable, rematerialised chunk by chunk.
 
     `side` holds [B, T] inputs; with "ref_hidden" [B, T, D] (aligned by `before`) and `reference_head` the features also get
-    the reference policy's logits of their chunk.
+    the reference policy's logits of their chunk. `align` brings hidden[:, t] to the token that it predicts; pass the identity
+    when it stands there already.
     """
     if not wanted:
         return {}
-    size = chunk_length(*tokens.shape, chunk)
-    pieces = _split((before(hidden), tokens, dict(side or {})), size)
+    size = chunk_length(*tokens.shape, _chunks(chunk).tokens)
+    pieces = _split((align(hidden), tokens, dict(side or {})), size)
 
     @jax.checkpoint
     def one(piece):
         h, token, extra = piece
-        row = _row(h, head, token, extra, temperature, reference_head)
+        logits = finite_logits(_project(h, head), temperature)
+        row = Row(logits, token, _with_reference(extra, reference_head, temperature))
         return {name: feature(row) for name, feature in wanted.items()}
 
     if pieces[1].shape[0] == 1:
@@ -200,7 +226,8 @@ def sweep(
     *,
     temperature: Array | float = 1.0,
     reference_head: Array | None = None,
-    chunk: int = CHUNK,
+    chunk: int | Chunks = CHUNK,
+    align: Callable[[Array], Array] = before,
 ) -> tuple[Float[Array, ""], Any]:
     """(sum of the per-token losses, auxiliary [B, T] arrays), with value and gradients from one pass over the chunks.
 
@@ -208,39 +235,53 @@ def sweep(
     hidden states and the head are taken there and then: three matrix products, no logits kept, none computed twice.
     No gradient flows to `side`, `temperature` or `reference_head`.
     """
-    size = chunk_length(*tokens.shape, chunk)
+    chunks = _chunks(chunk)
+    size = chunk_length(*tokens.shape, chunks.tokens)
+    part = slice_length(tokens.shape[0], size, head.shape[1])
+    cut = Cut(math.ceil(size / part) * part, part, chunks.head_pieces)
     constants = (tokens, dict(side), jnp.asarray(temperature, jnp.float32), reference_head)
-    return _sweep(per_token, size, before(hidden), head, jax.lax.stop_gradient(constants))  # pyright: ignore
+    return _sweep(per_token, cut, align(hidden), head, jax.lax.stop_gradient(constants))  # pyright: ignore
+
+
+class Cut(NamedTuple):
+    chunk: int  # positions of a chunk
+    part: int  # positions of a slice of it
+    head_pieces: int
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sweep(per_token, size, hidden, head, constants):
-    loss, aux, _, _ = _run(per_token, size, hidden, head, constants, gradients=False)
+def _sweep(per_token, cut, hidden, head, constants):
+    loss, aux, _, _ = _run(per_token, cut, hidden, head, constants, gradients=False)
     return loss, aux
 
 
-def _run(per_token, size, hidden, head, constants, gradients: bool):
+def _run(per_token, cut: Cut, hidden, head, constants, gradients: bool):
     tokens, side, temperature, reference_head = constants
     dtype = _accumulator(hidden)
 
-    def chunk_loss(h, w, token, extra):
-        loss, aux = per_token(_row(h, w, token, extra, temperature, reference_head))
+    def losses(logits, token, extra):
+        loss, aux = per_token(Row(finite_logits(logits, temperature), token, extra))
         return loss.sum(), aux
 
     def one(carry, piece):
         h, token, extra = piece
         total, d_head = carry
+        logits = _project(h, head)
+        extra = _with_reference(extra, reference_head, temperature)
         if not gradients:
-            loss, aux = chunk_loss(h, head, token, extra)
+            loss, aux = losses(logits, token, extra)
             return (total + loss, d_head), (aux, None)
         with jax.named_scope("vocabulary_sweep"):
-            (loss, aux), (d_h, d_w) = jax.value_and_grad(chunk_loss, argnums=(0, 1), has_aux=True)(
-                h, head, token, extra
+            loss, aux, d_logits = _by_slices(
+                jax.value_and_grad(losses, has_aux=True), cut.part, logits, (token, extra)
             )
-        return (total + loss, d_head + d_w.astype(dtype)), (aux, d_h)
+            d_logits = d_logits.astype(h.dtype)
+            d_h = jnp.einsum("btv,dv->btd", d_logits, head.astype(h.dtype), preferred_element_type=dtype)
+            d_head = _add_product(d_head, h, d_logits, cut.head_pieces)
+        return (total + loss, d_head), (aux, d_h.astype(h.dtype))
 
     start = (jnp.zeros((), dtype), jnp.zeros(head.shape, dtype) if gradients else None)
-    pieces = _split((hidden, tokens, side), size)
+    pieces = _split((hidden, tokens, side), cut.chunk)
     if pieces[1].shape[0] == 1:
         carry, out = one(start, jax.tree.map(lambda x: x[0], pieces))
         out = jax.tree.map(lambda x: x[None], out)
@@ -250,12 +291,59 @@ def _run(per_token, size, hidden, head, constants, gradients: bool):
     return carry[0], aux, d_hidden, carry[1]
 
 
-def _sweep_forward(per_token, size, hidden, head, constants):
-    loss, aux, d_hidden, d_head = _run(per_token, size, hidden, head, constants, gradients=True)
+def _by_slices(differentiate, part: int, logits, inputs) -> tuple[Array, Any, Array]:
+    """(loss, aux, d loss / d logits) of a chunk, slice after slice; the gradient takes over the memory of the logits."""
+    batch, positions = logits.shape[:2]
+    if part >= positions:
+        (loss, aux), d_logits = differentiate(logits, *inputs)
+        return loss, aux, d_logits
+
+    def one(carry, start):
+        total, logits = carry
+        here = lambda x: jax.lax.dynamic_slice_in_dim(x, start, part, axis=1)
+        (loss, aux), d = differentiate(here(logits), *jax.tree.map(here, inputs))
+        return (total + loss, jax.lax.dynamic_update_slice_in_dim(logits, d, start, axis=1)), aux
+
+    starts = jnp.arange(0, positions, part, dtype=jnp.int32)
+    (loss, d_logits), aux = jax.lax.scan(one, (jnp.zeros((), logits.dtype), logits), starts)
+    return loss, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(batch, positions), aux), d_logits
+
+
+def _add_product(total: Float[Array, "D V"], hidden, d_logits, pieces: int) -> Float[Array, "D V"]:
+    """total + hidden^T d_logits. A CPU would make the product as an array of its own and then add it, which for a large head
+    is most of the memory of the pass: there it is added in place, some columns of the head at a time."""
+    product = lambda d: jnp.einsum("btd,btv->dv", hidden, d, preferred_element_type=total.dtype)
+    width = -(-total.shape[1] // pieces)
+    whole = total.shape[1] // width
+
+    def in_place(total, d_logits):
+        def one(i, total):
+            cut = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, i * width, width, axis)
+            return jax.lax.dynamic_update_slice_in_dim(
+                total, cut(total, 1) + product(cut(d_logits, 2)), i * width, 1
+            )
+
+        total = jax.lax.fori_loop(0, whole, one, total)
+        rest = whole * width
+        return total if rest == total.shape[1] else total.at[:, rest:].add(product(d_logits[..., rest:]))
+
+    if pieces == 1 or total.size < SLICE:
+        return total + product(d_logits)
+    return jax.lax.platform_dependent(
+        total, d_logits, cpu=in_place, default=lambda total, d_logits: total + product(d_logits)
+    )
+
+
+def _chunks(chunk: int | Chunks) -> Chunks:
+    return chunk if isinstance(chunk, Chunks) else Chunks(chunk)
+
+
+def _sweep_forward(per_token, cut, hidden, head, constants):
+    loss, aux, d_hidden, d_head = _run(per_token, cut, hidden, head, constants, gradients=True)
     return (loss, aux), (d_hidden, d_head.astype(head.dtype))
 
 
-def _sweep_backward(per_token, size, saved, cotangent):
+def _sweep_backward(per_token, cut, saved, cotangent):
     g = cotangent[0]
     d_hidden, d_head = saved
     return d_hidden * g.astype(d_hidden.dtype), d_head * g.astype(d_head.dtype), None

@@ -1,4 +1,4 @@
-"""Recipes: each builds without complaint, traces through a whole step, is told by `entjax methods`; slow: each trains the quickstart."""
+"""Recipes: each builds without complaint, traces through a whole step, is told by `entjax methods`; slow: each trains."""
 
 import warnings
 
@@ -25,11 +25,15 @@ def test_builds_and_traces(name):
     rollout = rollout.replace(extra=inputs(rollout, sorted(needs)))
     state = ej.init_train_state(model, objective, optimizer, jax.random.key(0))
     score, step = ej.make_score(model, objective), ej.make_train_step(model, objective, optimizer)
-    if "attention_entropy" in needs:  # the toy policy has no attention: its scoring pass is tested with the decoder
+    if (
+        "attention_entropy" in needs
+    ):  # the toy policy has no attention: its scoring pass is tested with the decoder
         score = lambda state, rollout: rollout
     scored = jax.eval_shape(score, state, rollout)
     after, metrics = jax.eval_shape(step, state, scored)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
     assert all(x.shape == () for x in metrics.values())
     assert {"loss", "entropy/mean", "grad_norm"} <= metrics.keys()
 
@@ -37,14 +41,18 @@ def test_builds_and_traces(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_is_described(name):
     m = methods.method(name)
-    assert m.title and m.paper and m.what.endswith(".") and m.evidence != "-", f"recipes.{name}: title, paper, what, Evidence"
+    assert m.title and m.paper and m.what.endswith(".") and m.evidence != "-", (
+        f"recipes.{name}: title, paper, what, Evidence"
+    )
     assert m.places or name == "reinforce"
     text = methods.describe(name)
     assert all(part.name in text for part in m.objective.parts)
 
 
 def test_the_page_is_current():
-    assert methods.docs_page().read_text() == methods.page(), "run: python -m entjax.methods > docs/methods.md"
+    assert methods.docs_page().read_text() == methods.page(), (
+        "run: python -m entjax.methods > docs/methods.md"
+    )
 
 
 def test_unknown_names_get_a_suggestion(capsys):

@@ -21,7 +21,7 @@ from entjax.train import train
 
 
 def config(**changes):
-    base = dict(
+    base = dict(  # noqa: C408
         task=ej.tasks.countdown(numbers=2, split="train"),
         eval_task=ej.tasks.countdown(numbers=2, split="eval"),
         model=ej.models.tiny(vocab=19, width=16, layers=1, heads=2, context=64),
@@ -80,7 +80,14 @@ def test_sigterm_saves_and_resume_goes_on(finished, tmp_path):
     alone, result = finished
 
     def end_after_step_one():
-        while len(read_lines(tmp_path / "run" / "metrics.jsonl") if (tmp_path / "run" / "metrics.jsonl").exists() else []) < 2:
+        while (
+            len(
+                read_lines(tmp_path / "run" / "metrics.jsonl")
+                if (tmp_path / "run" / "metrics.jsonl").exists()
+                else []
+            )
+            < 2
+        ):
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -90,7 +97,9 @@ def test_sigterm_saves_and_resume_goes_on(finished, tmp_path):
         train(config(save_every=100), tmp_path / "run")
     watcher.join()
     assert train(config(save_every=100), tmp_path / "run", resume=True)["after"] == result["after"]
-    assert untimed(read_lines(tmp_path / "run" / "metrics.jsonl")) == untimed(read_lines(alone / "metrics.jsonl"))
+    assert untimed(read_lines(tmp_path / "run" / "metrics.jsonl")) == untimed(
+        read_lines(alone / "metrics.jsonl")
+    )
 
 
 def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, capsys):
@@ -129,7 +138,9 @@ def test_a_failing_reward_is_zero_and_counted(tmp_path):
 
 
 def test_updates_that_are_not_finite_stop_the_run_with_advice(tmp_path):
-    bad = ej.Objective(ej.stateless("bad", lambda s, c: s.replace(advantage=s.advantage * np.nan), writes={"advantage"}))
+    bad = ej.Objective(
+        ej.stateless("bad", lambda s, c: s.replace(advantage=s.advantage * np.nan), writes={"advantage"})
+    )
     with pytest.raises(FloatingPointError, match="Lower lr"):
         train(config(objective=bad, sft_steps=0, stop_after_skips=2), tmp_path / "run")
 

@@ -22,4 +22,6 @@ def hapo_statistics(*, pivot: float = 0.8) -> Transform:
         knobs = {f"hapo_{name}": value for name, value in scale._asdict().items()}
         return signal.replace(knobs={**signal.knobs, **knobs})
 
-    return stateless("hapo_statistics", f, writes={"knobs"}, knobs={"hapo_pivot", "hapo_spread", "hapo_up", "hapo_down"})
+    return stateless(
+        "hapo_statistics", f, writes={"knobs"}, knobs={"hapo_pivot", "hapo_spread", "hapo_up", "hapo_down"}
+    )

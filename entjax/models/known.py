@@ -11,7 +11,13 @@ from entjax.models.config import DecoderConfig, Rope
 from entjax.models.hf import load_config
 
 _QWEN25 = {"qkv_bias": True, "head_dim": 128, "norm_eps": 1e-6, "context": 4096, "rope": Rope(theta=10_000.0)}
-_QWEN3 = {"qk_norm": True, "head_dim": 128, "norm_eps": 1e-6, "context": 40_960, "rope": Rope(theta=1_000_000.0)}
+_QWEN3 = {
+    "qk_norm": True,
+    "head_dim": 128,
+    "norm_eps": 1e-6,
+    "context": 40_960,
+    "rope": Rope(theta=1_000_000.0),
+}
 _LLAMA31 = Rope("llama3", 500_000.0, 8.0, original_context=8192, low_freq_factor=1.0, high_freq_factor=4.0)
 
 KNOWN: Mapping[str, DecoderConfig] = MappingProxyType({

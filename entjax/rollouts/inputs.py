@@ -24,7 +24,17 @@ from entjax.rollouts.harvest import Harvest, Tools
 from entjax.tasks import Task
 
 SEPARATORS = (",", "\n", ";", ".")
-PLANS = ("let's", "first", "alternatively", "wait", "instead", "another way", "we need to", "therefore", "so that", "check")
+PLANS = (
+    "let's",
+    "first",
+    "alternatively",
+    "wait",
+    "instead",
+    "another way",
+    "we need to",
+    "therefore",
+    "check",
+)
 FROM_SCORING = frozenset({"ref_logp", "attention_entropy"})
 
 
@@ -34,10 +44,12 @@ def add_inputs(harvest: Harvest, needs: Iterable[str], tools: Tools, task: Task)
     unknown = [name for name in missing if name not in MAKERS]
     if unknown:
         raise ValueError(
-            f"The objective needs rollout.extra[{', '.join(map(repr, unknown))}], which no plain rollout has: use a strategy that "
-            "provides it (Config.strategy)."
+            f"The objective needs rollout.extra[{', '.join(map(repr, unknown))}], which no plain rollout has: use a strategy "
+            "that provides it (Config.strategy)."
         )
-    return harvest._replace(extra={**harvest.extra, **{name: MAKERS[name](harvest, tools, task) for name in missing}})
+    return harvest._replace(
+        extra={**harvest.extra, **{name: MAKERS[name](harvest, tools, task) for name in missing}}
+    )
 
 
 def clusters(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:

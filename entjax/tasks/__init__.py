@@ -2,8 +2,10 @@
 
 from entjax.tasks.absent import absent
 from entjax.tasks.arithmetic import arithmetic, arithmetic_chat
+from entjax.tasks.calculator import calculator, calculator_tool
 from entjax.tasks.chars import Tokenizer, char_tokenizer
 from entjax.tasks.countdown import countdown
+from entjax.tasks.environment import Environment, Turn, silent
 from entjax.tasks.hf_tokenizer import hf_tokenizer
 from entjax.tasks.math_file import math_file
 from entjax.tasks.math_words import math_words, number_words
@@ -14,6 +16,7 @@ from entjax.tasks.scoring import Pending, Report, Scorer, Verdict
 from entjax.tasks.task import Example, Spec, Task
 
 __all__ = [
+    "Environment",
     "Example",
     "Limits",
     "Pending",
@@ -22,10 +25,13 @@ __all__ = [
     "Spec",
     "Task",
     "Tokenizer",
+    "Turn",
     "Verdict",
     "absent",
     "arithmetic",
     "arithmetic_chat",
+    "calculator",
+    "calculator_tool",
     "char_tokenizer",
     "countdown",
     "extract_answer",
@@ -36,4 +42,5 @@ __all__ = [
     "numbers_equal",
     "reasoning_gym",
     "scorer",
+    "silent",
 ]

@@ -1,4 +1,4 @@
-"""Entropy budget: the smallest change of the token weights for which the update's *predicted* entropy change is what was asked for.
+"""Entropy budget: the smallest change of token weights for which the *predicted* entropy change is what was asked for.
 
     minimise sum (w - 1)^2   subject to   sum w c = u sum |c|,   0 <= w <= maximum
 
@@ -34,7 +34,7 @@ def entropy_budget(
     maximum: float = 2.0,
     estimator: Estimator = exact_first_order,
 ) -> Transform:
-    """Hold the entropy at `target` through the token weights; or give the `budget` u itself (a number, schedule or controller)."""
+    """Hold the entropy at `target` through the token weights; or give the `budget` u itself (number, schedule, controller)."""
     if (target is None) == (budget is None):
         raise ValueError("entropy_budget needs either target= (nats) or budget= (in [-1, 1]).")
     if not maximum > 1:
@@ -44,7 +44,9 @@ def entropy_budget(
     def f(signal, context, *, budget, **_):
         change = estimator.score(signal, context) * signal.weight * signal.mask.astype(signal.weight.dtype)
         w, asked, given = spend(change, signal.mask, jnp.asarray(budget, change.dtype), maximum)
-        signal = signal.note(context, asked=asked, predicted=given, weight_low=masked.minimum(w, signal.mask, empty=1.0))
+        signal = signal.note(
+            context, asked=asked, predicted=given, weight_low=masked.minimum(w, signal.mask, empty=1.0)
+        )
         return signal.replace(weight=signal.weight * w)
 
     hyper = {"budget": controller, "maximum": maximum, "estimator": estimator}

@@ -27,17 +27,26 @@ SIZE = 8
 
 def objective_of(members, surrogate=ej.surrogates.ppo_clip):
     """The members in the order baseline, reward-free shaping, average; an error or a warning means that they do not get along."""
-    named = [(row, ej.rename(f"t{i}_{(t := row.factory(**row.kwargs)).name}", t)) for i, row in enumerate(members)]
+    named = [
+        (row, ej.rename(f"t{i}_{(t := row.factory(**row.kwargs)).name}", t)) for i, row in enumerate(members)
+    ]
 
     def order(item):
         t = item[1]
-        return ("scale" in t.owns, "baseline" not in t.owns and "reward" not in t.writes, "baseline" in t.owns)
+        return (
+            "scale" in t.owns,
+            "baseline" not in t.owns and "reward" not in t.writes,
+            "baseline" in t.owns,
+        )
 
     named.sort(key=order)
     if any("reward" in t.writes for _, t in named) and not any("baseline" in t.owns for _, t in named):
         named.insert(0, (members[0]._replace(where="per_rollout"), ej.advantages.raw()))
         named.sort(key=order)
-    chains = {where: ej.chain(*(t for row, t in named if row.where == where)) for where in ("per_rollout", "per_step")}
+    chains = {
+        where: ej.chain(*(t for row, t in named if row.where == where))
+        for where in ("per_rollout", "per_step")
+    }
     return ej.Objective(**chains, per_token=surrogate)
 
 
@@ -78,7 +87,9 @@ def run(members, *, microbatches=1, devices=1, steps=1, restore=False):
         state = state.replace(reference=nnx.split(tiny.model(1))[1])
     if devices > 1:
         mesh = Mesh(np.array(jax.devices()[:devices]), ("rows",))
-        put = lambda x: jax.device_put(x, NamedSharding(mesh, P("rows") if jnp.ndim(x) and x.shape[0] == 8 else P()))
+        put = lambda x: jax.device_put(
+            x, NamedSharding(mesh, P("rows") if jnp.ndim(x) and x.shape[0] == 8 else P())
+        )
         rollout, state = jax.tree.map(put, rollout), jax.device_put(state, NamedSharding(mesh, P()))
     score = ej.make_score(model, objective, microbatches=microbatches)
     step = ej.make_train_step(model, objective, optimizer, microbatches=microbatches)
@@ -116,7 +127,9 @@ def random_chains(count=50):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("members", random_chains(), ids=lambda pack: "+".join(str(row).split("(")[0] for row in pack))
+@pytest.mark.parametrize(
+    "members", random_chains(), ids=lambda pack: "+".join(str(row).split("(")[0] for row in pack)
+)
 def test_random_chains(members):
     alone = run(members, steps=2)
     for microbatches in (2, 4, 8):

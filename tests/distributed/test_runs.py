@@ -44,6 +44,15 @@ def test_two_processes_give_the_numbers_of_one(alone, tmp_path, mesh):
     assert {p.name for p in (tmp_path / "run" / "plots").iterdir()} == {"dashboard.png"}
 
 
+def test_everything_at_once(tmp_path):
+    """Warm start, a reference policy, groups drawn again, two minibatches, evaluations in between: still the same numbers."""
+    changes = {"steps": 4, "sft_steps": 5, "sft_batch": 16, "recipe": "grpo_kl", "dynamic_sampling": 2, "minibatches": 2,
+               "eval_every": 2, "mesh": {"fsdp": 2, "tensor": 2}}  # fmt: skip
+    one = run(tmp_path / "one", tmp_path / "run1", processes=1, devices=4, changes=changes)
+    two = run(tmp_path / "two", tmp_path / "run2", processes=2, devices=2, changes=changes)
+    same_numbers(one, two)
+
+
 def test_a_checkpoint_of_four_is_resumed_by_two_and_by_one(tmp_path):
     """Four processes take steps 1 and 2, two take 3 and 4, one takes 5 and 6: the numbers of one that took them all."""
     whole = run(
@@ -90,7 +99,9 @@ def test_when_one_dies_the_other_ends_and_the_relaunch_resumes(tmp_path, victim)
     other = (tmp_path / "one" / f"log-{1 - victim}").read_text()
     print(f"the other process ended after {seconds:.1f} s with code {codes[1 - victim]}")
     assert codes[victim] == -signal.SIGKILL and codes[1 - victim] not in (0, None) and seconds < 60
-    assert any(words in other for words in ("another process died", "another task died", "leader task")), other
+    assert any(words in other for words in ("another process died", "another task died", "leader task")), (
+        other
+    )
     steps = steps_done(tmp_path / "run") + 3
     again = {**how, "changes": {"steps": steps, "mesh": {"fsdp": 4}}, "words": ["--resume"]}
     run(tmp_path / "two", tmp_path / "run", **again)

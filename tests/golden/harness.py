@@ -37,7 +37,9 @@ class Case(NamedTuple):
     @property
     def rtol(self):
         """The tolerance of the family: 1e-5, or looser where the official code only runs in float32."""
-        stated = re.match(r"[\d.]+(e-\d+)?", str(self.meta.get("rtol", 1e-5)))  # of "1e-9; adv_* 1e-7" the first
+        stated = re.match(
+            r"[\d.]+(e-\d+)?", str(self.meta.get("rtol", 1e-5))
+        )  # of "1e-9; adv_* 1e-7" the first
         return max(1e-5, float(stated[0]))
 
     def __str__(self):

@@ -66,7 +66,10 @@ def test_a_softmax_keeps_its_entropy_under_a_budget_of_zero():
         q = np.exp(moved - moved.max(1, keepdims=True))
         return entropy(q / q.sum(1, keepdims=True)).mean()
 
-    free, held = after(np.ones(400)) - entropy(p).mean(), after(np.asarray(out.weight, np.float64)[0]) - entropy(p).mean()
+    free, held = (
+        after(np.ones(400)) - entropy(p).mean(),
+        after(np.asarray(out.weight, np.float64)[0]) - entropy(p).mean(),
+    )
     assert abs(held) < 0.02 * abs(free)
 
 
