@@ -3,7 +3,7 @@
 Command:   launch/queued_resource.sh --env launch/env.sh run        with CONFIG=configs/qwen25_math_7b.py
            ACCELERATOR_TYPE=v5p-128 (64 chips), TPU_WORKERS=16
 Check:     entjax compile configs/qwen25_math_7b.py --topology v5p:4x4x4      (figures: docs/scale.md)
-           entjax compile configs/qwen25_math_7b.py --topology v5e:16x16 --mesh fsdp:64,tensor:4
+           entjax compile configs/qwen25_math_7b.py --topology v5e:16x16 --mesh replica:2,fsdp:32,tensor:4
 Needs:     models/Qwen2.5-Math-7B, data/dapo_math.jsonl and data/math500.jsonl as in qwen25_math_1_5b.py.
 Expect:    nothing is claimed; no TPU was at hand.
 """
@@ -31,7 +31,7 @@ def get_config():
         microbatches=4,
         lr=1e-6,
         lr_warmup=10,
-        mesh={"fsdp": -1},
+        mesh={"replica": -1, "fsdp": 32},  # 64 pieces of 56 rows would be gathered at twice the bytes
         sampler_sharding=ShardingRules().without("fsdp"),
         eval_every=20,
         eval_prompts=500,

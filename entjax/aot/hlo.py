@@ -176,10 +176,11 @@ def collectives(program: Program, devices: int) -> list[Collective]:
 
 def _group(rest: str, devices: int) -> int:
     """How many devices take part in one instance of a collective."""
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest)
-    if mesh:
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(.*?\))? \{([^}]*)\}", rest)
+    if mesh:  # axes, of which some are cut further: 'axis_0':(2)4 is a part of four
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
-        return math.prod(sizes.get(name, 1) for name in re.findall(r"'([^']+)'", mesh[2]))
+        used = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])
+        return math.prod(int(part) if part else sizes.get(name, 1) for name, part in used)
     iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest)
     if iota:
         return int(iota[2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from entjax.aot.chips import CHIPS, Chip
 from entjax.aot.programs import USABLE, Plan, Report
 
 GB = 1e9
+TILE = 16  # rows of a tile of bfloat16 on a TPU
 
 
 class Times(NamedTuple):
@@ -72,6 +74,19 @@ def resident(reports: Sequence[Report], plan: Plan) -> str:
     return f"while sampling: the trainer's state and the sampler together {both / GB:.1f} GB of {have / GB:.0f} GB: {verdict}"
 
 
+def padded_pieces(plan: Plan) -> str:
+    """Weights whose pieces do not fill whole tiles are gathered as a sum over zeros, which sends everything twice."""
+    layout, width = plan.layout, plan.architecture.width
+    cut = layout.spec(("embed",), (width,))[0]
+    parts = math.prod(layout.mesh.shape[name] for name in ((cut,) if isinstance(cut, str) else cut or ()))
+    if parts == 1 or width // parts % TILE == 0:
+        return ""
+    return (
+        f"hint: the width of {width} in {parts} pieces of {width // parts} is no multiple of {TILE}, and the TPU compiler then gathers "
+        f"weights by sums over zeros, at twice the bytes: fewer pieces on fsdp and the other devices on replica send less."
+    )
+
+
 def lines(plan: Plan, reports: Sequence[Report]) -> Iterator[str]:
     """The table, as text."""
     c, s, mesh = plan.chip, plan.sizes, plan.layout.mesh
@@ -107,8 +122,7 @@ def lines(plan: Plan, reports: Sequence[Report]) -> Iterator[str]:
             t = times(r, c, plan.chips)
             yield _row(r.program, *map(_seconds, t), t.limit, f"{mfu(r, c, plan.chips):.0%}")
     yield from _whole_step(plan, reports)
-    if resident(reports, plan):
-        yield resident(reports, plan)
+    yield from filter(None, (resident(reports, plan), padded_pieces(plan)))
 
 
 def _row(first: str, *cells: str) -> str:

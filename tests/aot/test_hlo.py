@@ -77,6 +77,22 @@ def test_traffic_counts_slices_at_their_size_and_nothing_on_the_chip():
     assert hlo.traffic(hlo.parse(TPU)) == main + body
 
 
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("mesh['a'=16,'b'=4] {'a'}", 16),
+        ("mesh['a'=16,'b'=4] {'a','b'}", 64),
+        ("mesh['a'=32,'b'=2], device_ids=([2,32]T(1,0)) {'a'}", 32),
+        ("mesh['a'=32,'b'=2] {'a':(2)4,'b'}", 8),
+        ("[2,32]<=[64]", 32),
+        ("{{0,2,4},{1,3,5}}", 3),
+    ],
+)
+def test_group_sizes(groups, size):
+    text = TPU.replace("mesh['a'=8,'b'=4] {'a'}", groups)
+    assert next(c.group for c in hlo.collectives(hlo.parse(text), 64) if c.kind == "all-gather") == size
+
+
 def test_an_open_loop_counts_as_told():
     text = TPU.replace("direction=LT", "direction=NE")
     assert hlo.parse(text).times["body"] == 1 and hlo.parse(text, open_loops=100).times["body"] == 100
