@@ -82,8 +82,8 @@ def padded_pieces(plan: Plan) -> str:
     if parts == 1 or width // parts % TILE == 0:
         return ""
     return (
-        f"hint: the width of {width} in {parts} pieces of {width // parts} is no multiple of {TILE}, and the TPU compiler then gathers "
-        f"weights by sums over zeros, at twice the bytes: fewer pieces on fsdp and the other devices on replica send less."
+        f"hint: the width of {width} in {parts} pieces of {width // parts} is no multiple of {TILE}: the compiler then gathers "
+        f"weights by sums over zeros, at twice the bytes: fewer pieces on fsdp, with the other devices on replica, send less."
     )
 
 
