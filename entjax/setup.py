@@ -251,12 +251,12 @@ def placed(layout: Layout | None, f: Callable) -> Callable:
 
 
 def make_for_sampler(config: Config, layout: Layout | None, model: nnx.Module) -> Callable[[Any], Any] | None:
-    """From the trainer's weights to the sampler's, laid out by its own rules; None when it has none."""
+    """From the trainer's weights to the sampler's: its own rules, the compute type (to which every use would cast); or None."""
     if config.sampler_sharding is None:
         return None
     if layout is None:
         raise MeshError("sampler_sharding needs a mesh: set mesh, e.g. mesh=fsdp:-1, or leave it out.")
-    return resharder(layout._replace(rules=config.sampler_sharding), nnx.split(model)[1])
+    return resharder(layout._replace(rules=config.sampler_sharding), nnx.split(model)[1], model.config.dtype)
 
 
 def make_objective(config: Config) -> Objective:
