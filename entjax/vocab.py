@@ -239,7 +239,7 @@ def sweep(
     size = chunk_length(*tokens.shape, chunks.tokens)
     part = slice_length(tokens.shape[0], size, head.shape[1])
     cut = Cut(math.ceil(size / part) * part, part, chunks.head_pieces)
-    constants = (tokens, dict(side), jnp.asarray(temperature, jnp.float32), reference_head)
+    constants = (tokens, dict(side), jnp.asarray(temperature, _accumulator(hidden)), reference_head)
     return _sweep(per_token, cut, align(hidden), head, jax.lax.stop_gradient(constants))  # pyright: ignore
 
 
