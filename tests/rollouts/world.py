@@ -29,30 +29,31 @@ def parts(**changes):
     return setup.build(config(**dict(changes)))
 
 
-def params(scale=3.0, seed=0):
+def params(run=None):
     """Weights of the tiny model, sharper than at the start so that entropies differ."""
-    _, weights = nnx.split(parts().model)
-    return jax.tree.map(lambda x: x * scale, weights)
+    _, weights = nnx.split((run or parts()).model)
+    return jax.tree.map(lambda x: x * 3.0, weights)
 
 
 def tools(step=0, samples=SAMPLES, **changes):
-    return parts(**changes).tools(params(), step, samples=samples)
+    run = parts(**changes)
+    return run.tools(params(run), step, samples=samples)
 
 
-def examples(count=4, start=0):
-    task = config().task
+def examples(count=4, start=0, task=None):
+    task = task or config().task
     return [task.example(start + i) for i in range(count)]
 
 
 def collect(strategy, step=0, samples=SAMPLES, count=4, knobs=None, **changes):
-    return as_strategy(strategy)(tools(step, samples, **changes), examples(count), step, knobs or {})
+    given = examples(count, task=changes.get("task"))
+    return as_strategy(strategy)(tools(step, samples, **changes), given, step, knobs or {})
 
 
-def policy(tokens):
+def policy(tokens, run=None):
     """[T, V] log-probs of the policy for token t at index t from one full forward, the sampler having no part in it."""
-    model = parts().model
-    graphdef, _ = nnx.split(model)
-    return _logp(graphdef, params(), np.asarray(tokens, np.int32)[None])
+    graphdef, _ = nnx.split((run or parts()).model)
+    return _logp(graphdef, params(run), np.asarray(tokens, np.int32)[None])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -68,7 +69,7 @@ def _logp(graphdef, weights, tokens):
     return np.concatenate([np.full((1, found.shape[1]), np.nan), found[:-1]])
 
 
-def check(harvest, samples=SAMPLES, groups=4):
+def check(harvest, samples=SAMPLES, groups=4, run=None):
     """What holds for every harvest: group sizes, masks inside completions, and log-probs that a plain forward confirms."""
     c = harvest.completions
     ids, sizes = np.unique(c.group, return_counts=True)
@@ -78,12 +79,13 @@ def check(harvest, samples=SAMPLES, groups=4):
     assert not (c.mask & outside).any()
     assert (c.mask.sum(1) > 0).all()
     for row in range(0, len(c.length), 7):
-        logp = policy(c.tokens[row, : c.length[row]])
+        logp = policy(c.tokens[row, : c.length[row]], run)
         at = np.flatnonzero(c.mask[row])
         np.testing.assert_allclose(c.logp[row, at], logp[at, c.tokens[row, at]], rtol=0, atol=2e-5)
         entropy = -(np.exp(logp[at]) * logp[at]).sum(1)
         np.testing.assert_allclose(c.entropy[row, at], entropy, rtol=0, atol=5e-5)
     for row, (example, text) in enumerate(zip(harvest.examples, harvest.texts, strict=True)):
-        assert text == parts().tokenizer.decode(c.completion(row))
-        prompt = parts().tokenizer.encode(example.prompt)
+        tokenizer = (run or parts()).tokenizer
+        assert text == tokenizer.decode(c.completion(row))
+        prompt = tokenizer.encode(example.prompt)
         assert c.tokens[row, : c.prompt_length[row]].tolist() == prompt
