@@ -175,6 +175,8 @@ def identity() -> Transform:
 
 def rename(name: str, t: Transform) -> Transform:
     """The same transform under another name, so that a chain may hold it twice."""
+    if t.parts is not None:
+        raise ValueError("A chain has no name of its own in another chain: rename its members.")
     return t._replace(
         name=name, update=lambda payload, state, context: t.update(payload, state, context.enter(name))
     )
@@ -184,6 +186,8 @@ def during(start: int, stop: int, t: Transform) -> Transform:
     """Apply `t` only while start <= step < stop; outside, the payload and the state of `t` stay as they are."""
     if not 0 <= start < stop:
         raise ValueError(f"during() needs 0 <= start < stop, got start={start}, stop={stop}.")
+    if t.parts is not None:
+        return chain(*(during(start, stop, part) for part in t.parts), name=t.name)
 
     def update(payload, state, context):
         active = (jnp.asarray(context.step) >= start) & (jnp.asarray(context.step) < stop)

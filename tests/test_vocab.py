@@ -50,7 +50,8 @@ def test_features_equal_numpy(chunk):
 
 def weighted(hidden, head, chunk=1000, temperature=1.0):
     """A loss that uses every feature, through the sweep."""
-    weight = jnp.asarray(np.linspace(-1, 1, B * T).reshape(B, T), hidden.dtype)
+    wide = jnp.float32 if hidden.dtype == jnp.bfloat16 else hidden.dtype
+    weight = jnp.asarray(np.linspace(-1, 1, B * T).reshape(B, T), wide)
 
     def per_token(row):
         return sum(f(row) for f in WANTED.values()) * row.side["w"], ()
