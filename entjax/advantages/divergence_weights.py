@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from entjax import masked, vocab
 from entjax.control import Controller, Target
@@ -35,11 +36,16 @@ def divergence_weights(
             x = log_ratios(rollout.extra["ref_logp"], context.stats["logp"], mask)
         x = jnp.clip(x, -MAX_LOG_RATIO, MAX_LOG_RATIO)
         kl = (jnp.exp(x) - 1 - x).astype(advantage.dtype)
-        as_value = lambda v: jnp.asarray(v, advantage.dtype)
-        w = 1 + as_value(s) * (jax.nn.sigmoid(as_value(alpha) * kl) - 0.5)
+        w = divergence_weight(kl, s, alpha)
         signal = signal.note(context, kl=masked.mean(kl, mask), weight=masked.mean(w, mask))
         return signal.replace(advantage=masked.keep(advantage * w, mask))
 
     about = {"needs": {"ref_logp"} if against == "reference" else (), "writes": {"advantage"}}
     hyper = {"s": s, "alpha": alpha}
     return tunable("divergence_weights", f, hyper, reads={"logp": vocab.logp}, **about)
+
+
+def divergence_weight(kl: Array, s: Array | float, alpha: Array | float) -> Array:
+    """w = 1 + s (sigmoid(alpha KL) - 1/2), whichever estimate of the divergence is given."""
+    as_value = lambda v: jnp.asarray(v, kl.dtype)
+    return 1 + as_value(s) * (jax.nn.sigmoid(as_value(alpha) * kl) - 0.5)

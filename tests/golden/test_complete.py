@@ -5,20 +5,7 @@ from pathlib import Path
 
 from tests.golden.harness import arrays, families, metas
 
-DECODING = "decoding, supervised losses and analysis"
-PENDING = {  # family: what it waits for
-    "conditional_entropy": DECODING,
-    "distill": DECODING,
-    "entropy_law": DECODING,
-    "entropy_performance_fit": DECODING,
-    "epf": DECODING,
-    "inv_entropy": DECODING,
-    "lightif_entropy_sft": DECODING,
-    "mixce": DECODING,
-    "semantic_entropy": DECODING,
-    "sparse_but_critical": DECODING,
-    "spectral": DECODING,
-}
+PENDING = {}  # family: what it waits for
 ELSEWHERE = {"eval_passk": "tests/analysis/test_passk.py"}
 
 
