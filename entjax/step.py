@@ -112,7 +112,7 @@ def make_score(
 
     def score_rows(state: TrainState, rollout: Rollout) -> dict[str, Array]:
         found = policy_features(graphdef, state.params, state.reference, rollout, wanted, chunk)
-        if "attention_entropy" in objective.needs:
+        if "attention_entropy" in objective.needs - set(rollout.extra):
             policy = nnx.merge(graphdef, state.params)
             found["attention_entropy"] = attention_entropy.of_model(policy, rollout.tokens)
         if "ref_logp" in objective.needs:

@@ -170,8 +170,8 @@ def test_overrides():
     assert dataclasses.replace(c, steps=9).identity() == c.identity() != config().identity()
     with pytest.raises(ConfigError, match="did you mean 'prompts'"):
         config().override({"promts": "3"})
-    with pytest.raises(ConfigError, match="did you mean 'grpo'"):
-        ej.setup.build(config(recipe="gpro"))
+    with pytest.raises(ConfigError, match="did you mean 'steer'"):
+        ej.setup.build(config(recipe="ster"))
     with pytest.raises(ConfigError, match="has no option alfa"):
         ej.setup.build(config(recipe_options={"alfa": 1}))
 
