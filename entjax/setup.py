@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from entjax.sampler import Sampler, Sampling, make_sampler
 from entjax.sharding import Layout, MeshError, beside, make_mesh, mirror, resharder
 from entjax.step import TrainState, init_train_state, make_score, make_train_step
 from entjax.tasks import Example, Scorer, Task, Tokenizer, char_tokenizer, hf_tokenizer, scorer
+from entjax.transform import NOTHING
 
 EVAL_START = 1_000_000_000  # endless tasks: held-out prompts start at this index
 
@@ -72,13 +73,14 @@ class Parts(NamedTuple):
         )
 
     def tools(self, params: Any, step: int, *, samples: int | None = None, temperature: float | None = None,
-              held_out: bool = False) -> Tools:  # fmt: skip
-        """What a rollout strategy may use, bound to these weights and this step."""
+              knobs: Mapping[str, Any] = NOTHING, held_out: bool = False) -> Tools:  # fmt: skip
+        """What a rollout strategy may use, bound to these weights, this step and the scalars that the last step left."""
         c = self.config
         n = c.samples if samples is None else samples
         base = jax.random.fold_in(jax.random.key(c.seed), 2 if held_out else 1)
         params = self.for_sampler(params) if self.for_sampler else params
         policy_temperature = c.temperature if temperature is None else temperature
+        rules = None if held_out else c.rules(knobs) if callable(c.rules) else c.rules
 
         def generate(
             tokens: Sequence[Sequence[int]],
@@ -86,7 +88,7 @@ class Parts(NamedTuple):
             samples=n,
             prompt_ids=None,
             temperature=policy_temperature,
-            rules=None if held_out else c.rules,
+            rules=rules,
             key=base,
         ):
             how = Sampling(c.max_new_tokens, temperature, rules, (), c.stop)
@@ -97,7 +99,7 @@ class Parts(NamedTuple):
         def draw(count: int) -> list[Example]:
             return self.stream.take(count)
 
-        how = Sampling(c.max_new_tokens, policy_temperature, None if held_out else c.rules, (), c.stop)
+        how = Sampling(c.max_new_tokens, policy_temperature, rules, (), c.stop)
         text = self.tokenizer
         stepper = Stepper(self.sampler, params, how, base, step, text.encode, text.decode)
         score, canonical = distributed.scoring(self.scorer.score), c.task.canonical or same_text
