@@ -5,7 +5,8 @@
 
 H_root and H_tool are the segment entropies of one more trajectory: of its first turn, and the mean over its turns. c counts the
 rounds in a row in which the prompt got a new row (a restart counts; rounds in which nobody got one do not): with penalty 0.05
-and p 0.5 branching is impossible from c = 10 on. Rows, restarts and masks as in rollouts/arpo.py.
+and p 0.5 branching is impossible from c = 10 on. Rows and restarts as in arpo. Mask: the model's own
+tokens of the whole row, shared prefixes included.
 
 Defaults (released script): beam 2, p 0.5, w 0.2, penalty 0.05, gain 0.5; with `monitor=False`, as the script has it, `initial`
 trajectories start (6 of 12). The inequality is ARPO's turned round; both agree at p = 0.5 only. Differences: the probe is not

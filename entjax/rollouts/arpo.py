@@ -5,8 +5,8 @@
 
 `samples` is the budget n of a prompt, `initial` trajectories start. After the replies of a round every open trajectory tries
 min(beam - 1, free places) times; the copy goes on from the reply with random numbers of its own. A prompt none of whose
-trajectories is open and that has free places starts one more from its root each round. Masks cover the model's own tokens of
-the whole row: a shared prefix is in the loss of every row that holds it ("soft" advantage attribution).
+trajectories is open and that has free places starts one more from its root each round. Mask: the model's own
+tokens of the whole row; a shared prefix is in the loss of every row that holds it ("soft" advantage attribution).
 
 Defaults: initial n // 2, beam 2, p 0.5, w 0.2 (script; the yaml has 1, 1, 0.5, 0.5). Differences: H_t is the full entropy, the
 release sums what the ten likeliest tokens contribute; the first H_seg belongs to this rollout, not to a table that is never

@@ -4,7 +4,7 @@
 
 The group shares its template, so group-relative advantages compare like with like. format = the share of the template's tags
 that occur exactly once in the answer; 1 for a template without tags, where it cancels. `tags=0` leaves it out (default weight 1).
-Held-out prompts stay as they are; the release draws templates for them too. Mask and rows: as `inner` makes them.
+Held-out prompts stay as they are; the release draws templates for them too. Mask: as `inner` makes it.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     P = {t >= 1 : the text of token t has at least `characters` characters},  C = the K of them with highest entropy
     t* uniform from C (0 if P is empty),  q' = q + o[0:t*],  `branches` new rollouts from q'
 
-The group of a prompt is n1 rollouts and n1 * branches branches, samples = n1 (1 + branches), advantages over all of them. The
-prefix o[0:t*] is prompt to a branch: outside its mask. A branch has a fresh budget of max_new_tokens, as far as the context
-reaches. Stage 2 is plain groups: from step `until` on. Defaults K 20, branches 3 (n1 = 4), characters 2 (released).
+The group of a prompt is n1 rollouts and n1 * branches branches, samples = n1 (1 + branches), advantages over all of them. A
+branch has a fresh budget of max_new_tokens, as far as the context reaches. Mask: what a row sampled itself; the prefix o[0:t*] is
+prompt to a branch. Stage 2 is plain groups: from step `until` on. Defaults K 20, branches 3 (n1 = 4), characters 2 (released).
 
 Differences: entropies are the sampler's, not recomputed. Positions behind `longest` tokens of prompt and prefix are not
 admissible; the release cuts the end of the prefix instead (`branch_prompt`). The verifier sees prefix and branch; the release

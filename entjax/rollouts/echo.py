@@ -4,9 +4,9 @@ The base completion is watched through its top candidates; where rules.branch sa
 tokens (the base's own is skipped), each continued by one sample. A base or branch that rules.prune gives up is cut behind that
 token. At most `samples` rows of a prompt are kept; plain samples fill up. See rollouts/echo_rules.py for the rules.
 
-Masks cover each row's whole completion but the token that a branch was started with: nobody sampled it. Differences: the released
-sampler cannot run (a misspelt field, thresholds that exclude each other), here the thresholds are arguments; its penalty for
-pruned rows is computed and never used, here it is left out.
+Mask: the whole completion of every row but the token that a branch was started with, which nobody sampled. Differences: the
+released sampler cannot run (a misspelt field, thresholds that exclude each other), here the thresholds are arguments; its
+penalty for pruned rows is computed and never used, here it is left out.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ class Strategy(NamedTuple):
     provides: frozenset[str] = frozenset()
     hyper: Mapping[str, Any] = NOTHING
     sample: Callable[..., Harvest] | None = None
+    remembers: str = ""  # what the memory holds, for the docs
 
     def __call__(
         self, tools: Tools, examples: Sequence[Example], step: int, knobs: Mapping[str, Any]

@@ -55,7 +55,10 @@ def recent_samples(*, resample: int = 3, surplus: float = 1.0) -> Strategy:
         memory = under("row", from_harvest(left)) if len(left.texts) else {}
         return batch._replace(metrics=metrics), memory
 
-    return Strategy("recent_samples", collect, full_groups, hyper={"resample": resample, "surplus": surplus})
+    hyper = {"resample": resample, "surplus": surplus}
+    return Strategy(
+        "recent_samples", collect, full_groups, hyper=hyper, remembers="informative groups left over"
+    )
 
 
 def _rows(groups: np.ndarray, samples: int) -> np.ndarray:

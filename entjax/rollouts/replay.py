@@ -77,7 +77,7 @@ def replay(
     }
     return Strategy(
         "replay", collect, lambda prompts, samples: inner.rows(prompts, samples) + size, under("inner", inner.start),
-        inner.provides | {"replayed"}, hyper, inner.sample,
+        inner.provides | {"replayed"}, hyper, inner.sample, "successes of the last steps, means of the last groups",
     )  # fmt: skip
 
 

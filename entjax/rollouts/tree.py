@@ -3,8 +3,8 @@
     R = M (1 + B N) leaves:  M full rollouts, B continuations of each before its N tokens of highest entropy
 
 `samples` is R. The forking token is drawn again; forks on branches and a filter of tokens are not in the paper and not here.
-The expected cost is (1 + B N / 2) / (1 + B N) of independent rollouts. Every leaf is a row whose mask covers all of its
-completion: a shared prefix is in the loss of each leaf that holds it. A rollout with fewer than N tokens grows the missing
+The expected cost is (1 + B N / 2) / (1 + B N) of independent rollouts. Mask: the whole completion of
+every leaf; a shared prefix is in the loss of each leaf that holds it. A rollout with fewer than N tokens grows the missing
 branches from the prompt. Defaults N = B = 2 (the main run, M = 12). Vote with rewards.majority_vote (recipe ettrl).
 """
 
