@@ -31,6 +31,7 @@ def get_config():
         lr_warmup=10,
         mesh={"fsdp": -1},
         sampler_sharding=ShardingRules().without("fsdp"),
+        sampler_rows=512,
         eval_every=20,
         eval_prompts=1319,
         eval_samples=4,

@@ -33,6 +33,7 @@ def get_config():
         lr_warmup=10,
         mesh={"fsdp": -1},
         sampler_sharding=ShardingRules().without("fsdp"),
+        sampler_rows=128,  # 147 kB of cache a token, and decoding needs room for two of them
         eval_every=20,
         eval_prompts=500,
         eval_samples=4,

@@ -57,13 +57,14 @@ def _name(path) -> str:
 class Checkpoints:
     """The checkpoints of a run directory. Saving is asynchronous; `close` waits for it."""
 
-    def __init__(self, folder: Path, *, keep: int = 2):
+    def __init__(self, folder: Any, *, keep: int = 2):
+        """`folder`: a Path, or an epath.Path in a bucket."""
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, step_prefix="step", step_format_fixed_length=8
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(
-            Path(folder).absolute(), options=options, item_handlers=handlers
+            folder.absolute() if isinstance(folder, Path) else folder, options=options, item_handlers=handlers
         )
 
     def save(self, step: int, state: TrainState, host: dict[str, Any], *, wait: bool = False) -> None:

@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         help="replace fields of the config: lr=3e-4 steps=100 recipe=steer",
     )
     one.add_argument(
-        "--workdir", type=Path, help="the run directory (default: runs/CONFIG, numbered if taken)"
+        "--workdir", help="the run directory, or gs://BUCKET/FOLDER (default: runs/CONFIG, numbered if taken)"
     )
     one.add_argument(
         "--resume",
@@ -173,7 +173,7 @@ def _train(options) -> int:
     print(f"\n{'':24}{'before':>10}{'after':>10}")
     for name, value in result["after"].items():
         print(f"{name:24}{result['before'].get(name, float('nan')):10.3f}{value:10.3f}")
-    print(f"\nrun directory: {workdir}\npicture:       {workdir / 'plots' / 'dashboard.png'}")
+    print(f"\nrun directory: {workdir}\npicture:       {workdir}/plots/dashboard.png")
     return 0
 
 

@@ -83,9 +83,8 @@ class Config:
         default_factory=dict
     )  # e.g. {"fsdp": 8}, -1: all that is left; empty: one device, or fsdp over the devices of several processes
     sharding: ShardingRules = dataclasses.field(default_factory=ShardingRules)  # which mesh axes cut what
-    sampler_sharding: ShardingRules | None = (
-        None  # other rules for the weights while sampling; None: the same
-    )
+    sampler_sharding: ShardingRules | None = None  # other rules for the weights while sampling
+    sampler_rows: int = 1024  # sequences decoded at the same time: their cache must fit
     profile: str = ""  # "10:12" writes a trace of steps 10 to 12
 
     def __post_init__(self) -> None:
@@ -115,7 +114,7 @@ class Config:
     def identity(self) -> str:
         """A short name of everything that a resumed run must share with the checkpoint."""
         free = {"steps", "eval_every", "eval_prompts", "eval_samples", "eval_k", "save_every", "keep", "log_samples", "profile",
-                "mesh", "sharding", "sampler_sharding", "microbatches", "chunk", "stop_after_skips"}  # fmt: skip
+                "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk", "stop_after_skips"}  # fmt: skip
         same = {key: value for key, value in self.describe().items() if key not in free}
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -259,7 +258,7 @@ def _check_types(config: Config) -> None:
         )
 
 
-POSITIVE = ("prompts", "samples", "max_new_tokens", "temperature", "lr", "minibatches", "microbatches", "chunk",
+POSITIVE = ("prompts", "samples", "max_new_tokens", "temperature", "lr", "minibatches", "microbatches", "chunk", "sampler_rows",
             "sft_batch", "sft_lr", "eval_prompts", "eval_samples", "save_every", "keep", "stop_after_skips")  # fmt: skip
 NOT_NEGATIVE = ("steps", "seed", "lr_warmup", "weight_decay", "clip_gradient", "sft_steps", "eval_every", "log_samples",
                 "dynamic_sampling")  # fmt: skip

@@ -20,7 +20,7 @@ from entjax.models import Decoder, DecoderConfig, abstract_params, load_config, 
 from entjax.rollouts import Strategy, as_strategy, groups
 from entjax.rollouts.harvest import Tools, same_text
 from entjax.rollouts.stepper import Stepper
-from entjax.sampler import Sampler, Sampling, make_sampler
+from entjax.sampler import Sampler, Sampling, Shapes, make_sampler
 from entjax.sharding import Layout, MeshError, beside, make_mesh, mirror, resharder
 from entjax.step import TrainState, init_train_state, make_score, make_train_step
 from entjax.tasks import Example, Scorer, Task, Tokenizer, char_tokenizer, hf_tokenizer, scorer
@@ -128,7 +128,7 @@ def build(config: Config) -> Parts:
         optimizer=optimizer,
         sampler=make_sampler(
             model, eos_ids=tokenizer.stop_ids or (tokenizer.eos_id,), pad_id=tokenizer.pad_id, text=tokenizer.decode,
-            rows_sharding=layout and layout.rows,
+            rows_sharding=layout and layout.rows, shapes=Shapes(at_once=config.sampler_rows),
         ),
         score=placed(layout, make_scoring(config, model, objective, layout)),
         step=placed(layout, make_step(config, model, objective, optimizer, layout)),

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from entjax import distributed, setup
+from entjax.bucket import Place, place_of
 from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.config import Config, ConfigError
 from entjax.evaluate import evaluate
@@ -44,10 +45,13 @@ def train(
     files = {"config.json": json.dumps(config.describe(), indent=1)} | (
         {} if source is None else {"config.py": source}
     )
-    directory = RunDirectory(Path(workdir), resume=resume, files=files)
+    place = place_of(workdir)
+    if distributed.first():
+        place.pull()
+    directory = RunDirectory(place.local, resume=resume, files=files)
     with distributed.leading(directory) as run, Notice() as notice:
         try:
-            return Loop(parts, run, notice).go()
+            return Loop(parts, run, notice, place).go()
         finally:
             parts.scorer.close()
 
@@ -55,9 +59,9 @@ def train(
 class Loop:
     """The mutable side of a run: its state, its logs, its checkpoints."""
 
-    def __init__(self, parts: Parts, run: RunDirectory, notice: Notice):
-        self.parts, self.config, self.run, self.notice = parts, parts.config, run, notice
-        self.checkpoints = Checkpoints(run.path / "checkpoints", keep=self.config.keep)
+    def __init__(self, parts: Parts, run: RunDirectory, notice: Notice, place: Place):
+        self.parts, self.config, self.run, self.notice, self.place = parts, parts.config, run, notice, place
+        self.checkpoints = Checkpoints(place.checkpoints, keep=self.config.keep)
         self.state, host = self._restore() if run.resumed else (None, {})
         self.memory = unpack(host["memory"]) if host.get("memory") else dict(parts.strategy.start)
         self.before: dict[str, float] = host.get("before", {})
@@ -203,6 +207,7 @@ class Loop:
         self._save(wait=True)
         if self.writes:
             dashboard([self.run.path], self.run.path / "plots" / "dashboard.png")
+            self.place.push()
         distributed.barrier("finished")
         return {"before": self.before, "after": after, "step": self.config.steps}
 
@@ -241,6 +246,8 @@ class Loop:
             "metrics_bytes": self.metrics.position(),
             "samples_bytes": self.samples.position(),
         }
+        if self.writes:
+            self.place.push()
         self.checkpoints.save(step, self.state, host, wait=wait)
         self.saved = step
 

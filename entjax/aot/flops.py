@@ -34,10 +34,10 @@ def attention(c: DecoderConfig, keys: float) -> float:
     return 4.0 * c.layers * c.heads * c.head_dim * keys
 
 
-def work_of(c: DecoderConfig, config: Any, sizes: Any, program: str) -> Work:
+def work_of(c: DecoderConfig, sizes: Any, program: str) -> Work:
     """The arithmetic of the update, score, prefill or (one token of every row) decode program."""
     if program == "decode":
-        tokens = min(sizes.rows, 1024)
+        tokens = sizes.at_once
         done = tokens * (2.0 * (matrices(c) + head(c)) + attention(c, sizes.prompt + sizes.new))
         return Work(done, done, tokens)
     tokens = sizes.prompts * sizes.prompt if program == "prefill" else sizes.rows * sizes.length

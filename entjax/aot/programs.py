@@ -24,7 +24,7 @@ from entjax.aot.flops import Work, work_of
 from entjax.config import Config
 from entjax.models import Decoder, DecoderConfig
 from entjax.models.known import architecture
-from entjax.sampler import Sampling, make_sampler, sequence_keys
+from entjax.sampler import Sampling, Shapes, make_sampler, sequence_keys
 from entjax.sampler.state import DecodeState, Prefix, by_row
 from entjax.sharding import Layout, make_mesh
 from entjax.step import make_score
@@ -42,6 +42,7 @@ class Sizes(NamedTuple):
     prompts: int
     prompt: int
     new: int
+    at_once: int  # rows that are decoded at the same time
 
 
 class Plan(NamedTuple):
@@ -122,13 +123,11 @@ def plan(
         raise ValueError(
             f"{prompt} prompt tokens and max_new_tokens={config.max_new_tokens} exceed the model's context of {sizes.context}."
         )
+    rows = config.rows
     shapes = Sizes(
-        config.prompts * config.samples,
-        bucket(prompt + config.max_new_tokens),
-        config.prompts,
-        prompt,
-        config.max_new_tokens,
-    )
+        rows=rows, length=bucket(prompt + config.max_new_tokens), prompts=config.prompts, prompt=prompt,
+        new=config.max_new_tokens, at_once=min(rows, config.sampler_rows),
+    )  # fmt: skip
     return Plan(config, chip, layout, model, shapes)
 
 
@@ -145,7 +144,7 @@ def programs(p: Plan) -> dict[str, Any]:
 def compile_program(p: Plan, name: str) -> Report:
     """Compile one program and read what it needs and moves."""
     started = time.perf_counter()
-    work = work_of(p.architecture, p.config, p.sizes, name)
+    work = work_of(p.architecture, p.sizes, name)
     try:
         compiled = programs(p)[name]().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -214,7 +213,9 @@ def _update(p: Plan) -> Any:
 
 def _sampler(p: Plan) -> tuple[Any, Any]:
     """(sampler, its weights): laid out by the sampler's rules, in the compute type when those differ from the trainer's."""
-    sampler = make_sampler(p.model, eos_ids=(0,), rows_sharding=p.layout.rows)
+    sampler = make_sampler(
+        p.model, eos_ids=(0,), rows_sharding=p.layout.rows, shapes=Shapes(at_once=p.config.sampler_rows)
+    )
     params = nnx.split(p.model)[1]
     own = p.config.sampler_sharding
     layout = p.layout if own is None else p.layout._replace(rules=own)

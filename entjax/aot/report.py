@@ -138,7 +138,7 @@ def _whole_step(plan: Plan, reports: Sequence[Report]) -> Iterator[str]:
     best = {r.program: times(r, plan.chip, plan.chips).best for r in reports if not r.fault}
     if not {"update", "score", "prefill", "decode"} <= best.keys():
         return
-    waves = -(-plan.sizes.rows // 1024)
+    waves = -(-plan.sizes.rows // plan.sizes.at_once)
     rollout = best["prefill"] + waves * plan.sizes.new * best["decode"]
     total = rollout + best["score"] + best["update"]
     yield ""

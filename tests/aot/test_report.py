@@ -34,8 +34,8 @@ def test_forward_operations_are_those_that_xla_counts():
 def test_what_an_update_costs():
     """Model: three forwards with half the attention. Hardware: the masked half too, and a fourth forward of the layers."""
     c = tiny(vocab=100, width=64, layers=2, heads=4, context=64, remat="full")
-    sizes, config = Sizes(rows=8, length=32, prompts=2, prompt=16, new=16), None
-    work = flops.work_of(c, config, sizes, "update")
+    sizes = Sizes(rows=8, length=32, prompts=2, prompt=16, new=16, at_once=8)
+    work = flops.work_of(c, sizes, "update")
     layers, attention, head = 2 * flops.matrices(c), flops.attention(c, 32), 2 * flops.head(c)
     assert work.model == 256 * 3 * (layers + attention / 2 + head)
     assert work.hardware == 256 * (4 * (layers + attention) + 3 * head)
