@@ -6,6 +6,7 @@ round is TrainState and the position in the stream of prompts; both are in every
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -163,7 +164,7 @@ class Loop:
         }
         self._watch(values, harvest)
         if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
-            record |= self._evaluate(step + 1)
+            record |= self._evaluate(step + 1, waits=True)  # or the record of a finished step would be lost
         self._log(record)
         for row in np.linspace(0, len(harvest.texts) - 1, min(c.log_samples, len(harvest.texts))).astype(int):
             self.samples.write({"step": step + 1, "prompt": harvest.examples[row].prompt, "text": harvest.texts[row],
@@ -189,12 +190,12 @@ class Loop:
     def _temperature(self) -> float:
         return self._knobs().get("temperature", self.config.temperature)
 
-    def _evaluate(self, step: int) -> dict[str, float]:
-        """Metrics on the held-out prompts; the same random numbers at every evaluation."""
+    def _evaluate(self, step: int, *, waits: bool = False) -> dict[str, float]:
+        """Metrics on the held-out prompts; the same random numbers at every evaluation. SIGTERM breaks it off, or `waits`."""
         tools = self.parts.tools(
             self.state.params, 0, samples=self.config.eval_samples, temperature=1.0, held_out=True
         )
-        with self.notice.at_once():
+        with contextlib.nullcontext() if waits else self.notice.at_once():
             sample = self.parts.strategy.sample
             return evaluate(
                 tools, self.parts.eval_examples, self.config.eval_k, self.config.task.canonical, sample
