@@ -47,7 +47,7 @@ def canned(rewards, name="p"):
 
 
 def play(strategy, harvests):
-    """The strategy's harvests over steps whose inner strategy returns `harvests`; the memory goes through a checkpoint each time."""
+    """(harvest, memory) of every step; the memory goes through a checkpoint each time."""
     memory, out = strategy.start, []
     tools = world.tools(samples=G)
     for step in range(len(harvests)):
