@@ -15,11 +15,21 @@ import numpy as np
 
 from entjax.sampler import Completions, DecodeState, Sampler, Sampling, sequence_keys
 from entjax.sampler.host import fetch
+from entjax.sampler.state import by_row
 from entjax.sampler.stops import first_stop
 from entjax.transform import Transform, chain
 
 FREE = -1  # as a source: nobody sits here yet
 LARGE = 2**30
+
+
+@jax.jit
+def _put(state: DecodeState, small: DecodeState, rows: Any) -> DecodeState:
+    """The state with the rows `rows` replaced by those of `small`; a number that is no row goes nowhere."""
+    new = by_row(lambda old, x: old.at[rows].set(x, mode="drop"), state, small)
+    return new.replace(
+        cache=jax.tree.map(lambda old, x: old.at[:, rows].set(x, mode="drop"), state.cache, small.cache)
+    )
 
 
 @jax.jit
@@ -38,6 +48,9 @@ class Stepper(NamedTuple):
     step: int
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
+    compact: int = (
+        128  # from so many rows on, the last half is decoded by itself once the other half has ended
+    )
 
     def begin(
         self,
@@ -66,15 +79,21 @@ class Stepper(NamedTuple):
     ) -> DecodeState:
         """Decode until every row has ended; a row also ends at the first stop string behind index `since` [n]."""
         stops = (*self.how.stop_strings, *stops)
-        if not stops:
+        if not stops and len(state.length) < self.compact:
             return self.sampler.decode(self.params, state, LARGE)
         seen, start, done = (np.array(x) for x in fetch((state.length, state.prompt_length, state.done)))
         start = start if since is None else self._fill(since, 0)
         while not done.all():
+            size = self._enough(len(done), int((~done).sum()))
+            if size < len(done):
+                return self._run_rows(state, np.flatnonzero(~done), size, stops, start)
             state = self.sampler.decode(self.params, state, self.sampler.shapes.block)
             tokens, length = fetch((state.tokens, state.length))
+            done_before, done = done, np.array(fetch(state.done))
+            if not stops:
+                continue
             ends = np.full(len(done), tokens.shape[1] + 1, np.int32)
-            for row in np.flatnonzero(~done):
+            for row in np.flatnonzero(~done_before):
                 completion = tokens[row, start[row] : length[row]].tolist()
                 found = first_stop(self.decode, completion, int(seen[row] - start[row]), stops)
                 ends[row] = ends[row] if found is None else start[row] + found
@@ -82,6 +101,23 @@ class Stepper(NamedTuple):
                 state = self.sampler.device.cut(state, ends, np.ones(len(ends), bool))
             done, seen = (np.array(x) for x in fetch((state.done, state.length)))
         return state
+
+    def _enough(self, total: int, running: int) -> int:
+        """The batch for so many running rows: a half, a quarter ... of all, as long as it pays."""
+        size = total
+        while size >= self.compact and size % 2 == 0 and size // 2 >= running:
+            size //= 2
+        return min(total, self.sampler.shapes.rows(size))
+
+    def _run_rows(
+        self, state: DecodeState, rows: np.ndarray, size: int, stops, since: np.ndarray
+    ) -> DecodeState:
+        """`run` for the rows that are still open, in a smaller batch."""
+        total, pad = len(since), size - len(rows)
+        ended = np.setdiff1d(np.arange(total), rows)[:1]  # filler: copies of a row that has ended
+        small = self.sampler.fork(state, np.concatenate([rows, np.repeat(ended, pad)]))
+        small = self.run(small, stops, np.pad(since[rows], (0, pad)))
+        return _put(state, small, np.concatenate([rows, np.full(pad, total)]).astype(np.int32))
 
     def fork(
         self,

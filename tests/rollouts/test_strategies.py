@@ -1,6 +1,8 @@
 """What every strategy promises: full groups, masks where its docstring says, statistics that a plain forward confirms, and
 tokens that are those of plain groups wherever nothing was branched."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -241,3 +243,33 @@ def test_a_plain_function_is_a_strategy():
         == world.collect(stateless("mine", mine)).texts
         == world.collect(groups()).texts
     )
+
+
+@pytest.mark.parametrize(
+    "strategy", [tree(forks=2, branches=2), arpo(STEPS), echo(RULES)], ids=lambda s: s.name
+)
+def test_the_last_rows_are_decoded_by_themselves(strategy):
+    """Small batches for what is still running change no token, and fewer row-steps are computed."""
+    tools = world.tools()
+    plain = strategy(tools, world.examples(), 0, {})
+    sampler, steps = tools.stepper.sampler, []
+
+    def counted(params, state, count, window):
+        steps.append(len(state.length) * int(count))
+        return sampler.device.decode(params, state, count, window)
+
+    small = sampler._replace(
+        device=sampler.device._replace(decode=counted), shapes=sampler.shapes._replace(block=4)
+    )
+    work = {}
+    for compact in (8, 10**6):
+        steps.clear()
+        stepper = tools.stepper._replace(sampler=small, compact=compact)
+        # a stop string that never comes keeps both runs in blocks
+        stepper = stepper._replace(how=dataclasses.replace(stepper.how, stop_strings=("$$",)))
+        harvest = strategy(tools._replace(stepper=stepper), world.examples(), 0, {})
+        np.testing.assert_array_equal(harvest.completions.tokens, plain.completions.tokens)
+        np.testing.assert_array_equal(harvest.completions.mask, plain.completions.mask)
+        np.testing.assert_allclose(harvest.completions.logp, plain.completions.logp, atol=1e-5)
+        work[compact] = sum(steps)
+    assert work[8] < 0.9 * work[10**6]
