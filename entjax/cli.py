@@ -10,7 +10,7 @@ from pathlib import Path
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; mistakes end with one sentence and exit code 2."""
-    options = parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         return _guarded(options)
     except KeyboardInterrupt:
@@ -21,6 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"entjax: {error}", file=sys.stderr)
         return 2
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; key=value may also stand behind the flags, where argparse would not look for it."""
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    if len(late) < len(rest) or (late and "override" not in options):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        options.override = [*options.override, *late]
+    return options
 
 
 def _guarded(options) -> int:

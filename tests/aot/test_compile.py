@@ -44,3 +44,12 @@ def test_a_run_that_cannot_fit_is_refused(config, capsys):
     assert cli.main([*words, "prompts=65536", "microbatches=1"]) == 2
     said = capsys.readouterr().err
     assert "refused" in said and ("does not fit" in said or "needs" in said)
+
+
+def test_a_sweep_recommends_the_lowest_bound(config, capsys):
+    words = ["compile", str(config), "--topology", "v5e:2x2", "--sweep", "--prompt-tokens", "64"]
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    tried = {line.split()[0] for line in lines if line.startswith("fsdp:")}
+    assert tried == {"fsdp:4", "fsdp:2,tensor:2"}
+    assert lines[-1].startswith("recommended: mesh=fsdp:")
