@@ -59,5 +59,5 @@ def place_of(workdir: str | Path) -> Place:
         remote = epath.Path(text)
         remote.exists()
     except ImportError as error:
-        raise ImportError(f"--workdir {text}: buckets need gcsfs: pip install gcsfs.") from error
+        raise ImportError(f"--workdir {text}: buckets need gcsfs: pip install 'entjax[gcs]'.") from error
     return Place(Path(tempfile.gettempdir()) / "entjax-runs" / quote(text, safe=""), remote)
