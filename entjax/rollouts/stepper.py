@@ -48,9 +48,8 @@ class Stepper(NamedTuple):
     step: int
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
-    compact: int = (
-        128  # from so many rows on, the last half is decoded by itself once the other half has ended
-    )
+    compact: int = 128  # from so many rows on the last half, once it is alone, is decoded by itself
+    wave: int = 256  # rows decoded together: about where a step stops to cost the same for any number of rows
 
     def begin(
         self,
@@ -79,10 +78,13 @@ class Stepper(NamedTuple):
     ) -> DecodeState:
         """Decode until every row has ended; a row also ends at the first stop string behind index `since` [n]."""
         stops = (*self.how.stop_strings, *stops)
-        if not stops and len(state.length) < self.compact:
+        wave = self.sampler.shapes.rows(self.wave)
+        if not stops and len(state.length) < min(self.compact, wave + 1):
             return self.sampler.decode(self.params, state, LARGE)
         seen, start, done = (np.array(x) for x in fetch((state.length, state.prompt_length, state.done)))
         start = start if since is None else self._fill(since, 0)
+        if len(done) > wave:
+            return self._in_waves(state, wave, stops, start)
         while not done.all():
             size = self._enough(len(done), int((~done).sum()))
             if size < len(done):
@@ -102,6 +104,15 @@ class Stepper(NamedTuple):
             done, seen = (np.array(x) for x in fetch((state.done, state.length)))
         return state
 
+    def _in_waves(self, state: DecodeState, wave: int, stops, since: np.ndarray) -> DecodeState:
+        """`run` for `wave` rows at a time, rows of like length together: they end together and read equally much cache."""
+        length, done = (np.array(x) for x in fetch((state.length, state.done)))
+        order = np.argsort(length, kind="stable")
+        order = order[~done[order]]
+        for rows in (order[i : i + wave] for i in range(0, len(order), wave)):
+            state = self._run_rows(state, rows, wave, stops, since)
+        return state
+
     def _enough(self, total: int, running: int) -> int:
         """The batch for so many running rows: a half, a quarter ... of all, as long as it pays."""
         size = total
@@ -114,8 +125,11 @@ class Stepper(NamedTuple):
     ) -> DecodeState:
         """`run` for the rows that are still open, in a smaller batch."""
         total, pad = len(since), size - len(rows)
-        ended = np.setdiff1d(np.arange(total), rows)[:1]  # filler: copies of a row that has ended
-        small = self.sampler.fork(state, np.concatenate([rows, np.repeat(ended, pad)]))
+        small = self.sampler.fork(state, np.concatenate([rows, np.repeat(rows[:1], pad)]))
+        if pad:
+            done = np.array(fetch(small.done))
+            done[len(rows) :] = True
+            small = small.replace(done=_beside(small.done, done))
         small = self.run(small, stops, np.pad(since[rows], (0, pad)))
         return _put(state, small, np.concatenate([rows, np.full(pad, total)]).astype(np.int32))
 
