@@ -102,7 +102,9 @@ def test_sigterm_saves_and_resume_goes_on(finished, tmp_path):
     )
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads outlive its own error
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # Orbax's threads outlive its own error
 def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, capsys):
     train(config(steps=2), tmp_path / "run")
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]

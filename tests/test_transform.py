@@ -27,7 +27,9 @@ def run(t, steps=1, state=None, **context):
     state = t.init(None) if state is None else state
     signal = None
     for i in range(steps):
-        signal, state = t.update(ej.Signal.start(rollout), state, ej.Context(rollout, step=jnp.int32(i), **context))
+        signal, state = t.update(
+            ej.Signal.start(rollout), state, ej.Context(rollout, step=jnp.int32(i), **context)
+        )
     return signal, state
 
 
@@ -41,7 +43,7 @@ def test_chains_flatten_and_stateless_members_leave_no_state():
 
 def test_an_old_state_fits_a_chain_with_one_more_stateless_member():
     _, state = run(ej.chain(count()))
-    signal, state = run(ej.chain(double(), count()), state=state)
+    _, state = run(ej.chain(double(), count()), state=state)
     assert int(state["count"]) == 2
 
 
@@ -97,7 +99,10 @@ def test_every_member_draws_from_a_key_of_its_own():
     [
         (lambda: ej.chain(ej.advantages.group_normalize(), ej.advantages.leave_one_out()), "baseline"),
         (lambda: ej.chain(ej.clips.asymmetric(), ej.clips.unclipped()), "clip"),
-        (lambda: ej.chain(ej.regularizers.targeted_entropy(), ej.regularizers.siren()), "two entropy controllers"),
+        (
+            lambda: ej.chain(ej.regularizers.targeted_entropy(), ej.regularizers.siren()),
+            "two entropy controllers",
+        ),
         (lambda: ej.chain(ej.averages.token_mean(), ej.weights.forking_tokens()), "put 'token_mean' last"),
         (lambda: ej.chain(ej.advantages.entropy_bonus(), ej.advantages.group_normalize()), "put it first"),
         (lambda: ej.chain(ej.advantages.group_normalize(), ej.rewards.overlong()), "put it before"),

@@ -29,7 +29,11 @@ def arrays_made(jaxpr, times=1):
     """(shape, bytes, times) of every array that the equations of a jaxpr produce, loop bodies by their trip count."""
     for equation in jaxpr.eqns:
         inner = [p for v in equation.params.values() for p in (v if isinstance(v, (tuple, list)) else [v])]
-        inner = [getattr(p, "jaxpr", p) for p in inner if hasattr(p, "eqns") or hasattr(getattr(p, "jaxpr", None), "eqns")]
+        inner = [
+            getattr(p, "jaxpr", p)
+            for p in inner
+            if hasattr(p, "eqns") or hasattr(getattr(p, "jaxpr", None), "eqns")
+        ]
         trips = equation.params.get("length", 40) if equation.primitive.name in ("scan", "while") else 1
         for body in inner:
             yield from arrays_made(body, times * trips)
@@ -56,5 +60,7 @@ def test_a_chain_costs_next_to_nothing(name):
     made = list(arrays_made(jax.make_jaxpr(chains)(rollout, stats).jaxpr))
     largest = max(size for _, size, _ in made)
     assert largest <= 4 * B * T * 32, f"{name} makes an array of {largest / (4 * B * T):.0f} x [B, T]"
-    seconds = sum(2 * size * times for _, size, times in made) / BANDWIDTH  # each array written once and read once
+    seconds = (
+        sum(2 * size * times for _, size, times in made) / BANDWIDTH
+    )  # each array written once and read once
     assert seconds < 0.02 * UPDATE_SECONDS, f"{name}: {seconds / UPDATE_SECONDS:.1%} of the update"
