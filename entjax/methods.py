@@ -155,7 +155,9 @@ def tests_of(path: Path) -> list[str]:
     """Test files that call a method of this file by its room and name."""
     called = f"{path.parent.name}.{path.stem}"
     folder = Path(__file__).parent.parent / "tests"
-    places = sorted((folder / "golden").glob("test_*.py")) + sorted((folder / path.parent.name).glob("test_*.py"))
+    places = sorted((folder / "golden").glob("test_*.py")) + sorted(
+        (folder / path.parent.name).glob("test_*.py")
+    )
     found = [t for t in places if called in t.read_text()]
     return [str(t.relative_to(folder.parent)) for t in found]
 
