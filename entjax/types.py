@@ -33,9 +33,7 @@ class Rollout:
     mask: Bool[Array, "B T"]
     logp: Float[Array, "B T"]
     entropy: Float[Array, "B T"]
-    old_logp: (
-        Float[Array, "B T"] | None
-    )  # of the trainer's graph; None: not scored, and the policy has not moved since
+    old_logp: Float[Array, "B T"]
     reward: Float[Array, " B"]
     group: Int[Array, " B"]
     extra: dict[str, Any] = struct.field(default_factory=dict)
