@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from entjax import conflicts, vocab
 from entjax.averages.token_mean import token_mean
+from entjax.packing import Pack
 from entjax.surrogates import Surrogate, ppo_clip, sees_whole_rows
 from entjax.transform import Transform, chain, identity
 from entjax.types import Rollout, Signal
@@ -135,24 +136,34 @@ def policy_loss(
     signal: Signal,
     *,
     reference: tuple[Array, Array] | None = None,
-    chunk: int = vocab.CHUNK,
+    chunk: int | vocab.Chunks = vocab.CHUNK,
+    pack: Pack | None = None,
 ) -> LossOutput:
     """The loss of a (micro)batch from the policy's hidden states; one sweep over the vocabulary gives value and gradients.
 
-    `reference`: (hidden, head) of the reference policy, for terms that compare whole distributions.
+    `reference`: (hidden, head) of the reference policy, for terms that compare whole distributions. `pack`: the hidden states
+    are those of its places; then logp and entropy come at the places too. A rollout without old_logp is taken to come from
+    this very policy: its ratios are 1 and have a gradient.
     """
     signal = signal.replace(reward=None, knobs={}, metrics={})
     terms = {name: feature for name, feature in objective.terms.items() if name in signal.coef}
-    side = {**per_token_inputs(rollout), "signal": signal, "mask": rollout.mask}
-    options: dict = {"temperature": rollout.temperature, "chunk": chunk}
+    align = vocab.before if pack is None else lambda h: h
+    options: dict = {"temperature": rollout.temperature, "chunk": chunk, "align": align}
     known = jnp.zeros(())
+    side = {**per_token_inputs(rollout), "signal": signal, "mask": rollout.mask}
     if sees_whole_rows(objective.per_token):
-        known, side["slope"] = _row_slopes(objective.per_token, hidden, head, rollout, signal, options)
+        known, side["slope"] = _row_slopes(objective.per_token, hidden, head, rollout, signal, options, pack)
+    tokens = rollout.tokens
+    if pack is not None:
+        tokens, side = pack.gather((tokens, side))
+        side["mask"] = side["mask"] & pack.taken()
     if reference is not None:
-        side["ref_hidden"], options["reference_head"] = vocab.before(reference[0]), reference[1]
+        side["ref_hidden"], options["reference_head"] = align(reference[0]), reference[1]
 
     def per_token(row):
         logp, part = vocab.logp(row), row.side["signal"]
+        if "old_logp" not in row.side:
+            row = row.replace(side={**row.side, "old_logp": jax.lax.stop_gradient(logp)})
         if "slope" in row.side:  # its value is `known`; here only its gradient
             losses = row.side["slope"] * (logp - jax.lax.stop_gradient(logp))
         else:
@@ -162,17 +173,24 @@ def policy_loss(
         aux = {"logp": jax.lax.stop_gradient(logp), "entropy": jax.lax.stop_gradient(vocab.entropy(row))}
         return jnp.where(row.side["mask"], losses, 0), aux
 
-    loss, aux = vocab.sweep(per_token, hidden, head, rollout.tokens, side, **options)
+    loss, aux = vocab.sweep(per_token, hidden, head, tokens, side, **options)
     return LossOutput(loss + known.astype(loss.dtype), aux["logp"], aux["entropy"])
 
 
-def _row_slopes(surrogate, hidden, head, rollout, signal, options):
+def _row_slopes(surrogate, hidden, head, rollout, signal, options, pack):
     """(the loss, d loss / d logp [B, T]): a surrogate of whole rows is differentiated on logp alone, before the sweep."""
     frozen = jax.lax.stop_gradient((hidden, head))
-    logp = vocab.features(*frozen, rollout.tokens, {"logp": vocab.logp}, **options)["logp"]
+    tokens, here = rollout.tokens, rollout.mask
+    if pack is not None:
+        tokens = pack.gather(tokens)
+    logp = vocab.features(*frozen, tokens, {"logp": vocab.logp}, **options)["logp"]
+    if pack is not None:
+        logp, here = pack.scatter((logp, pack.taken()), *rollout.tokens.shape)
+    old_logp = logp if rollout.old_logp is None else rollout.old_logp
 
     def total(logp):
-        return surrogate_losses(log_ratios(logp, rollout.old_logp, signal.mask), signal, surrogate).sum()
+        losses = surrogate_losses(log_ratios(logp, old_logp, signal.mask & here), signal, surrogate)
+        return jnp.where(rollout.mask & here, losses, 0).sum()
 
     return jax.value_and_grad(total)(logp)
 
@@ -180,7 +198,9 @@ def _row_slopes(surrogate, hidden, head, rollout, signal, options):
 def per_token_inputs(rollout: Rollout) -> dict[str, Array]:
     """The [B, T] arrays of a rollout, extras included: what a feature may find in `row.side`. Padding holds 0: whatever lay there
     would meet a coefficient of 0 in the gradient, and 0 times NaN is NaN."""
-    own = {"old_logp": rollout.old_logp, "sampled_logp": rollout.logp}
+    own = {"sampled_logp": rollout.logp} | (
+        {} if rollout.old_logp is None else {"old_logp": rollout.old_logp}
+    )
     shape = rollout.tokens.shape
     found = own | {name: x for name, x in rollout.extra.items() if jnp.shape(x)[:2] == shape}
     clean = lambda x: jnp.where(rollout.mask, x, jnp.zeros_like(x)) if jnp.ndim(x) == 2 else x

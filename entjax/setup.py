@@ -17,6 +17,8 @@ from entjax.config import Config, ConfigError
 from entjax.data import PromptStream, prompts
 from entjax.loss import Objective
 from entjax.models import Decoder, DecoderConfig, abstract_params, load_config, load_hf
+from entjax.packing import Cost, Pack, plan
+from entjax.passes import needs_scoring
 from entjax.rollouts import Strategy, as_strategy, groups
 from entjax.rollouts.harvest import Tools, same_text
 from entjax.rollouts.stepper import Stepper
@@ -25,6 +27,8 @@ from entjax.sharding import Layout, MeshError, beside, make_mesh, mirror, reshar
 from entjax.step import TrainState, init_train_state, make_score, make_train_step
 from entjax.tasks import Example, Scorer, Task, Tokenizer, char_tokenizer, hf_tokenizer, scorer
 from entjax.transform import NOTHING
+from entjax.types import Rollout
+from entjax.vocab import Chunks
 
 EVAL_START = 1_000_000_000  # endless tasks: held-out prompts start at this index
 
@@ -40,6 +44,7 @@ class Parts(NamedTuple):
     sampler: Sampler
     score: Any
     step: Any
+    plan: Callable[[Rollout], Pack | None]  # where the passes of a batch compute its tokens
     scorer: Scorer
     strategy: Strategy
     stream: PromptStream
@@ -132,6 +137,7 @@ def build(config: Config) -> Parts:
         ),
         score=placed(layout, make_scoring(config, model, objective, layout)),
         step=placed(layout, make_step(config, model, objective, optimizer, layout)),
+        plan=make_plan(config, model, layout),
         scorer=scorer(config.task),
         strategy=as_strategy(config.strategy or groups(resample=config.dynamic_sampling)),
         stream=make_stream(config),
@@ -200,15 +206,36 @@ def load_checkpoint(config: Config, layout: Layout | None) -> nnx.Module:
     return model
 
 
-def chunk_of(config: Config, layout: Layout | None) -> int:
+def chunk_of(config: Config, layout: Layout | None) -> Chunks:
     """Tokens whose logits exist at one time, over all devices: `chunk` counts those of one device."""
-    return config.chunk * (layout.row_shards if layout else 1)
+    return Chunks(config.chunk * layout.row_shards, head_pieces=1) if layout else Chunks(config.chunk)
 
 
 def make_scoring(config: Config, model: nnx.Module, objective: Objective, layout: Layout | None) -> Any:
-    """The compiled scoring pass of a run."""
+    """The compiled scoring pass of a run; rollouts whose only update can do without it pass unscored."""
     pieces = config.microbatches * config.minibatches
-    return make_score(model, objective, microbatches=pieces, chunk=chunk_of(config, layout))
+    compiled = make_score(model, objective, microbatches=pieces, chunk=chunk_of(config, layout))
+    needed: dict[frozenset, bool] = {}
+
+    def score(state: TrainState, rollout: Rollout, pack: Pack | None = None) -> Rollout:
+        inputs = frozenset(rollout.extra)
+        if inputs not in needed:
+            needed[inputs] = config.minibatches > 1 or needs_scoring(objective, rollout)
+        return compiled(state, rollout, pack) if needed[inputs] else rollout.replace(old_logp=None)
+
+    return score
+
+
+def make_plan(
+    config: Config, model: nnx.Module, layout: Layout | None
+) -> Callable[[Rollout], Pack | None]:
+    """From a rollout to its pack. Rows that are spread over devices stay where they are: None, and so do those of a model
+    with dynamic rope, whose frequencies may depend on the length of a row."""
+    spread = layout is not None and layout.row_shards > 1
+    if spread or not isinstance(model, Decoder) or model.config.rope.kind == "dynamic":
+        return lambda rollout: None
+    cost, sizes = Cost.of(model.config), {"minibatches": config.minibatches, "microbatches": config.microbatches}
+    return lambda rollout: plan(rollout, cost, **sizes)
 
 
 def make_step(
@@ -249,7 +276,7 @@ def abstract_state(
 
 def placed(layout: Layout | None, f: Callable) -> Callable:
     """f(state, rollout) with the rows of a rollout from the host put on the devices that own them."""
-    return f if layout is None else lambda state, rollout: f(state, layout.rollout(rollout))
+    return f if layout is None else lambda state, rollout, pack=None: f(state, layout.rollout(rollout), pack)
 
 
 def make_for_sampler(config: Config, layout: Layout | None, model: nnx.Module) -> Callable[[Any], Any] | None:

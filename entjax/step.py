@@ -9,7 +9,7 @@ Neither changes which tokens a statistic sees: chains run on the whole (mini)bat
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,21 @@ from flax import nnx, struct
 from jaxtyping import Array, Int
 
 from entjax import attention_entropy, masked, vocab
-from entjax.loss import Objective, per_token_inputs, policy_loss
+from entjax.loss import LossOutput, Objective, policy_loss
+from entjax.packing import Pack
+from entjax.passes import (
+    forward,
+    join_rows,
+    of_behaviour,
+    over_microbatches,
+    policy_features,
+    reference_logp,
+    split_rows,
+)
 from entjax.types import Context, Rollout, Signal, wide_dtype
+
+ATTENTION = "attention_entropy"
+READ = "read "  # prefix of what the per-step chain reads among the features of the scoring pass
 
 
 @struct.dataclass
@@ -53,83 +66,37 @@ def init_train_state(
     )
 
 
-def forward(graphdef, params, rollout: Rollout) -> tuple[Array, Array]:
-    """(hidden states [B, T, D], head [D, V]) of the model with these parameters."""
-    model = nnx.merge(graphdef, params)
-    with jax.named_scope("backbone"):
-        return model(rollout.tokens), model.head()
-
-
-def policy_features(
-    graphdef, params, reference, rollout: Rollout, wanted: dict, chunk: int
-) -> dict[str, Array]:
-    """Features of the policy at every token, without gradient."""
-    hidden, head = forward(graphdef, params, rollout)
-    side, reference_head = per_token_inputs(rollout), None
-    if reference is not None and vocab.reads_reference_logits(wanted):
-        reference_hidden, reference_head = forward(graphdef, reference, rollout)
-        side["ref_hidden"] = vocab.before(reference_hidden)
-    return vocab.features(
-        hidden, head, rollout.tokens, wanted, side,
-        temperature=rollout.temperature, reference_head=reference_head, chunk=chunk,
-    )  # fmt: skip
-
-
-def split_rows(tree: Any, batch: int, pieces: int) -> Any:
-    """Every [B, ...] leaf as [pieces, B / pieces, ...], row i going to piece i % pieces: with B sharded over devices every
-    device keeps its own rows, nothing is gathered. Other leaves are repeated."""
-
-    def split(x):
-        if jnp.ndim(x) > 0 and x.shape[0] == batch:
-            return jnp.swapaxes(x.reshape(batch // pieces, pieces, *x.shape[1:]), 0, 1)
-        return jnp.broadcast_to(x, (pieces, *jnp.shape(x)))
-
-    return jax.tree.map(split, tree)
-
-
-def join_rows(tree: Any) -> Any:
-    """The inverse of `split_rows` for [pieces, rows, ...] leaves."""
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
-
-
-def over_microbatches(f: Callable, tree: Any, batch: int, pieces: int) -> Any:
-    """f applied to `pieces` parts of the rows one after another; its [rows, ...] results joined."""
-    if pieces == 1:
-        return f(tree)
-    return join_rows(jax.lax.map(f, split_rows(tree, batch, pieces)))
-
-
 def make_score(
-    model: nnx.Module, objective: Objective, *, microbatches: int = 1, chunk: int = vocab.CHUNK
-) -> Callable[[TrainState, Rollout], Rollout]:
-    """The scoring pass: score(state, rollout) fills in what the trainer's own graph says of the behaviour policy.
+    model: nnx.Module, objective: Objective, *, microbatches: int = 1, chunk: int | vocab.Chunks = vocab.CHUNK
+) -> Callable[..., Rollout]:
+    """The scoring pass: score(state, rollout, pack=None) fills in what the trainer's own graph says of the behaviour policy.
 
-    old_logp always; extra["ref_logp"] and the features that transforms remember, if the objective asks for them; and
-    extra["entropy"], the policy entropy as the trainer computes it.
+    old_logp always; extra["ref_logp"] and the features that transforms remember, if the objective asks for them;
+    extra["entropy"], the policy entropy as the trainer computes it; and in extra["reads"] what the per-step chain reads, which
+    an update of this very state need not compute again.
     """
     graphdef, _ = nnx.split(model)
     wanted = {"logp": vocab.logp, "entropy": vocab.entropy, **objective.remembers}
-
-    def score_rows(state: TrainState, rollout: Rollout) -> dict[str, Array]:
-        found = policy_features(graphdef, state.params, state.reference, rollout, wanted, chunk)
-        if "attention_entropy" in objective.needs - set(rollout.extra):
-            policy = nnx.merge(graphdef, state.params)
-            found["attention_entropy"] = attention_entropy.of_model(policy, rollout.tokens)
-        if "ref_logp" in objective.needs:
-            only = {"logp": vocab.logp}
-            found["ref_logp"] = policy_features(graphdef, state.reference, None, rollout, only, chunk)["logp"]
-        return found
+    if "ref_logp" in objective.needs:
+        wanted["ref_logp"] = reference_logp
+    reads = {READ + name: feature for name, feature in objective.per_step.reads.items()}
+    wanted = {name: of_behaviour(feature) for name, feature in {**wanted, **reads}.items()}
 
     @jax.jit
-    def score(state: TrainState, rollout: Rollout) -> Rollout:
-        batch = rollout.tokens.shape[0]
-        found = over_microbatches(lambda rows: score_rows(state, rows), rollout, batch, microbatches)
+    def score(state: TrainState, rollout: Rollout, pack: Pack | None = None) -> Rollout:
+        def features(rows: Rollout, piece: Pack | None) -> dict[str, Array]:
+            return policy_features(graphdef, state.params, state.reference, rows, wanted, chunk, piece)
+
+        def attention(rows: Rollout, _) -> dict[str, Array]:
+            return {ATTENTION: attention_entropy.of_model(nnx.merge(graphdef, state.params), rows.tokens)}
+
+        found = over_microbatches(features, rollout, microbatches, None if pack is None else pack.whole())
+        if ATTENTION in objective.needs:
+            found |= over_microbatches(attention, rollout, microbatches)
         logp = found.pop("logp")
-        if "replayed" in rollout.extra:  # an old row is compared with the policy that sampled it
-            logp = jnp.where(
-                rollout.extra["replayed"].astype(bool)[:, None], rollout.old_logp.astype(logp.dtype), logp
-            )
-        return rollout.replace(old_logp=logp, extra={**rollout.extra, **found})
+        seen = {name: found.pop(READ + name) for name in objective.per_step.reads}
+        extra = {**rollout.extra, **found} | ({"reads": {"step": state.step, "values": seen}} if seen else {})
+        return rollout.replace(old_logp=logp, extra=extra)
 
     return score
 
@@ -141,19 +108,24 @@ def make_train_step(
     *,
     microbatches: int = 1,
     minibatches: int = 1,
-    chunk: int = vocab.CHUNK,
+    chunk: int | vocab.Chunks = vocab.CHUNK,
     shardings: TrainState | None = None,
-) -> Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Array]]]:
-    """step(state, rollout) -> (state, metrics), compiled once per shape; the state is donated.
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """step(state, rollout, pack=None) -> (state, metrics), compiled once per shape; the state is donated.
 
+    `pack` (packing.plan) says at which places the model computes; the numbers are those of plain rows.
     `shardings` (a prefix of the state) keeps the new state where the old one was; None leaves it to the compiler.
     """
     graphdef, _ = nnx.split(model)
     update = _make_update(graphdef, objective, optimizer, microbatches, chunk)
 
-    def step(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        state: TrainState, rollout: Rollout, pack: Pack | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
         check_rollout(rollout, objective, minibatches, microbatches)
         key = jax.random.fold_in(state.key, state.step)
+        seen = rollout.extra.get("reads")
+        rollout = rollout.replace(extra={name: x for name, x in rollout.extra.items() if name != "reads"})
         stats = {"entropy": rollout.entropy, "logp": rollout.old_logp, **rollout.extra}
         context = Context(rollout, stats, state.step, jax.random.fold_in(key, 0))
         signal, chain_state = objective.per_rollout.update(
@@ -164,17 +136,20 @@ def make_train_step(
         signal = signal.replace(metrics={}, knobs={})
 
         def one(state, piece):
-            index, rows, part = piece
-            return update(
-                state, rows, part, state.step * minibatches + index, jax.random.fold_in(key, index + 1)
-            )
+            index, rows, part, values, places = piece
+            known = None if seen is None else (values, (index == 0) & (seen["step"] == state.step))
+            count = state.step * minibatches + index
+            return update(state, Piece(rows, part, known, places), count, jax.random.fold_in(key, index + 1))
 
-        batch = rollout.tokens.shape[0]
+        batch, values = rollout.tokens.shape[0], None if seen is None else seen["values"]
         if minibatches == 1:
-            state, (metrics, step_knobs) = one(state, (jnp.zeros((), jnp.int32), rollout, signal))
+            places = None if pack is None else pack.minibatch(0)
+            state, (metrics, step_knobs) = one(
+                state, (jnp.zeros((), jnp.int32), rollout, signal, values, places)
+            )
         else:
-            pieces = split_rows((rollout, signal), batch, minibatches)
-            state, out = jax.lax.scan(one, state, (jnp.arange(minibatches, dtype=jnp.int32), *pieces))
+            pieces = split_rows((rollout, signal, values), batch, minibatches)
+            state, out = jax.lax.scan(one, state, (jnp.arange(minibatches, dtype=jnp.int32), *pieces, pack))
             metrics, step_knobs = _over_minibatches(out[0]), jax.tree.map(lambda x: x[-1], out[1])
         reference = state.reference
         if reference is not None and objective.reference_decay < 1.0:
@@ -187,48 +162,45 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
 
 
-def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, chunk: int):
+class Piece(NamedTuple):
+    """What one optimizer step works on."""
+
+    rollout: Rollout
+    signal: Signal
+    known: (
+        tuple[dict, Array] | None
+    )  # what the scoring pass has seen of the policy, and whether that still holds
+    pack: Pack | None
+
+
+def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, chunk: int | vocab.Chunks):
     """One optimizer step on a minibatch: read the current policy, run the per-step chain, differentiate, apply."""
-    terms_need_reference = vocab.reads_reference_logits(objective.terms)
+    gradients = _make_gradients(graphdef, objective, microbatches, chunk)
 
-    def loss(params, reference, rows, signal):
-        hidden, head = forward(graphdef, params, rows)
-        other = None
-        if terms_need_reference:
-            other = jax.lax.stop_gradient(forward(graphdef, reference, rows))
-        out = policy_loss(objective, hidden, head, rows, signal, reference=other, chunk=chunk)
-        return out.loss, out
+    def read(state, piece: Piece) -> dict[str, Array]:
+        reads = dict(objective.per_step.reads)
+        if not reads:
+            return {}
 
-    def gradients(state, rollout, signal):
-        differentiate = jax.grad(loss, has_aux=True)
-        if microbatches == 1:
-            return differentiate(state.params, state.reference, rollout, signal)
+        def features(rows, pack):
+            return policy_features(graphdef, state.params, state.reference, rows, reads, chunk, pack)
 
-        def one(total, piece):
-            grads, out = differentiate(state.params, state.reference, *piece)
-            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, grads), out
-
-        wide = lambda p: jnp.zeros(p.shape, wide_dtype(p.dtype))
-        pieces = split_rows(
-            (rollout, signal.replace(metrics={}, knobs={})), rollout.tokens.shape[0], microbatches
-        )
-        grads, out = jax.lax.scan(one, jax.tree.map(wide, state.params), pieces)
-        out = out._replace(loss=out.loss.sum(), logp=join_rows(out.logp), entropy=join_rows(out.entropy))
-        return jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params), out
-
-    def update(state: TrainState, rollout: Rollout, signal: Signal, count: Array, key: Array):
-        stats = {}
-        if objective.per_step.reads:
-            read = lambda rows: policy_features(
-                graphdef, state.params, state.reference, rows, dict(objective.per_step.reads), chunk
+        compute = lambda: over_microbatches(features, piece.rollout, microbatches, piece.pack)
+        with jax.named_scope("read_policy"):
+            return (
+                compute()
+                if piece.known is None
+                else jax.lax.cond(piece.known[1], lambda: piece.known[0], compute)
             )
-            with jax.named_scope("read_policy"):
-                stats = over_microbatches(read, rollout, rollout.tokens.shape[0], microbatches)
+
+    def update(state: TrainState, piece: Piece, count: Array, key: Array):
+        rollout, signal = piece.rollout, piece.signal
+        stats = read(state, piece)
         with jax.named_scope("per_step_chain"):
             context = Context(rollout, stats, count, key)
             signal, chain_state = objective.per_step.update(signal, state.signal_state["per_step"], context)
         with jax.named_scope("gradient"):
-            grads, out = gradients(state, rollout, signal)
+            grads, out = gradients(state, piece._replace(signal=signal))
         norm = optax.tree.norm(grads)
         fine = jnp.isfinite(norm) & jnp.isfinite(out.loss)
         with (
@@ -254,12 +226,55 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
     return update
 
 
+def _make_gradients(graphdef, objective: Objective, microbatches: int, chunk: int | vocab.Chunks):
+    """(gradients, LossOutput with [B, T] log-probs) of a minibatch, microbatch by microbatch."""
+    terms_need_reference = vocab.reads_reference_logits(objective.terms)
+
+    def loss(params, reference, rows, signal, pack):
+        hidden, head = forward(graphdef, params, rows, pack)
+        other = None
+        if terms_need_reference:
+            other = jax.lax.stop_gradient(forward(graphdef, reference, rows, pack))
+        out = policy_loss(objective, hidden, head, rows, signal, reference=other, chunk=chunk, pack=pack)
+        return out.loss, out
+
+    def gradients(state: TrainState, piece: Piece):
+        differentiate = jax.grad(loss, has_aux=True)
+        rows, signal, pack = piece.rollout, piece.signal.replace(metrics={}, knobs={}), piece.pack
+        batch, length = rows.tokens.shape
+        if microbatches == 1:
+            grads, out = differentiate(state.params, state.reference, rows, signal, pack)
+            return grads, out if pack is None else _in_rows(out, pack, batch, length)
+
+        def one(total, part):
+            inputs = part if pack is None else (rows, signal, part)
+            grads, out = differentiate(state.params, state.reference, *inputs)
+            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, grads), out
+
+        wide = lambda p: jnp.zeros(p.shape, wide_dtype(p.dtype))
+        pieces = (
+            pack.split(microbatches) if pack else (*split_rows((rows, signal), batch, microbatches), None)
+        )
+        grads, out = jax.lax.scan(one, jax.tree.map(wide, state.params), pieces)
+        out = out._replace(loss=out.loss.sum(), logp=join_rows(out.logp), entropy=join_rows(out.entropy))
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
+        return grads, out if pack is None else _in_rows(out, pack, batch, length)
+
+    return gradients
+
+
+def _in_rows(out: LossOutput, pack: Pack, batch: int, length: int) -> LossOutput:
+    logp, entropy = pack.scatter((out.logp, out.entropy), batch, length)
+    return out._replace(logp=logp, entropy=entropy)
+
+
 def step_metrics(rollout: Rollout, signal: Signal, out) -> dict[str, Array]:
     """What every run reports of a step, from the log-probs and entropies that the loss computed anyway."""
     mask = rollout.mask
-    log_ratio = jnp.clip(jnp.where(mask, out.logp - rollout.old_logp.astype(out.logp.dtype), 0), -20, 20)
+    old_logp = out.logp if rollout.old_logp is None else rollout.old_logp.astype(out.logp.dtype)
+    log_ratio = jnp.clip(jnp.where(mask, out.logp - old_logp, 0), -20, 20)
     ratio = jnp.exp(log_ratio)
-    gap = jnp.abs(rollout.old_logp - rollout.logp)
+    gap = jnp.abs(old_logp - rollout.logp)
     return {
         "loss": out.loss,
         "entropy/mean": masked.mean(out.entropy, mask),
@@ -285,7 +300,12 @@ def _over_minibatches(metrics: dict[str, Array]) -> dict[str, Array]:
 def check_rollout(rollout: Rollout, objective: Objective, minibatches: int, microbatches: int) -> None:
     """Refuse, before anything is compiled, a rollout that the step cannot use."""
     batch, length = rollout.tokens.shape
-    for name in ("mask", "logp", "entropy", "old_logp"):
+    if rollout.old_logp is None and minibatches > 1:
+        raise ValueError(
+            f"{minibatches} minibatches move the policy away from the one that sampled: old_logp must be computed first, by "
+            "make_score(model, objective)(state, rollout)."
+        )
+    for name in ("mask", "logp", "entropy", *(() if rollout.old_logp is None else ("old_logp",))):
         if getattr(rollout, name).shape != (batch, length):
             raise ValueError(
                 f"rollout.{name} has shape {getattr(rollout, name).shape}, but rollout.tokens has {(batch, length)}."

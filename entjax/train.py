@@ -17,12 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from entjax import distributed, setup
+from entjax import distributed, packing, setup
 from entjax.bucket import Place, place_of
 from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.config import Config, ConfigError
 from entjax.evaluate import evaluate
 from entjax.log import Lines, Nowhere, Progress, TensorBoard
+from entjax.packing import bucket, plain_share
 from entjax.plots import dashboard
 from entjax.preemption import Notice, Preempted
 from entjax.rollouts import Harvest, to_rollout
@@ -143,8 +144,10 @@ class Loop:
         rolled = time.perf_counter()
         length = bucket(int(harvest.completions.length.max()))
         rollout = to_rollout(harvest, rows=c.rows, length=length, temperature=self._temperature())
-        rollout = parts.score(self.state, rollout)
-        self.state, device_metrics = parts.step(self.state, rollout)
+        places = parts.plan(rollout)
+        share = plain_share(rollout) if places is None else packing.share(places)
+        rollout = parts.score(self.state, rollout, places)
+        self.state, device_metrics = parts.step(self.state, rollout, places)
         values = {name: float(x) for name, x in jax.device_get(device_metrics).items()}
         done = time.perf_counter()
         record = {
@@ -160,7 +163,7 @@ class Loop:
             "time/update": done - rolled,
             "tokens/rollout_per_second": tokens / (rolled - started),
             "tokens/update_per_second": tokens / (done - rolled),
-            "tokens/real_share": float(harvest.completions.length.sum()) / (c.rows * length),
+            "tokens/real_share": share,
         }
         self._watch(values, harvest)
         if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
@@ -175,9 +178,7 @@ class Loop:
         return record
 
     def _collect(self, step: int) -> Harvest:
-        tools = self.parts.tools(
-            self.state.params, step, temperature=self._temperature(), knobs=self._knobs()
-        )
+        tools = self.parts.tools(self.state.params, step, temperature=self._temperature(), knobs=self._knobs())
         examples = distributed.examples(self.parts.stream.next())
         harvest, memory = self.parts.strategy.collect(tools, examples, step, self._knobs(), self.memory)
         harvest = add_inputs(harvest, self.parts.objective.needs, tools, self.config.task)
@@ -307,12 +308,6 @@ class Profile:
 
     def __exit__(self, *exception: object) -> None:
         self._stop()
-
-
-def bucket(length: int) -> int:
-    """The compiled length for rows of up to `length` tokens: steps of 16, or of an eighth of the next power of two."""
-    step = max(16, 1 << max(0, (length - 1).bit_length() - 3))
-    return -(-length // step) * step
 
 
 def harvest_metrics(harvest: Harvest) -> dict[str, float]:

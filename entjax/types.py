@@ -33,7 +33,9 @@ class Rollout:
     mask: Bool[Array, "B T"]
     logp: Float[Array, "B T"]
     entropy: Float[Array, "B T"]
-    old_logp: Float[Array, "B T"]
+    old_logp: (
+        Float[Array, "B T"] | None
+    )  # of the trainer's graph; None: not scored, and the policy has not moved since
     reward: Float[Array, " B"]
     group: Int[Array, " B"]
     extra: dict[str, Any] = struct.field(default_factory=dict)

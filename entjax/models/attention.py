@@ -12,6 +12,7 @@ from entjax.models import cache as caches
 from entjax.models.cache import Cache
 from entjax.models.config import DecoderConfig, wide
 from entjax.models.rope import rotate
+from entjax.models.shared import SharedPlace, mix
 
 
 class Place(NamedTuple):
@@ -60,9 +61,14 @@ def probabilities(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def attention(
-    weights: dict[str, jax.Array], x: jax.Array, place: Place, config: DecoderConfig, memory: Memory
-) -> tuple[jax.Array, Cache | None, jax.Array]:
-    """Self-attention of the normed x [B, T, D]; also the cache with the new keys and the probabilities."""
+    weights: dict[str, jax.Array],
+    x: jax.Array,
+    place: Place | SharedPlace,
+    config: DecoderConfig,
+    memory: Memory,
+) -> tuple[jax.Array, Cache | None, jax.Array | None]:
+    """Self-attention of the normed x [B, T, D]; also the cache with the new keys, and the probabilities where they exist as
+    one array (not where prompts are shared)."""
     q = heads_of(x, weights["query"], weights.get("query_bias"))
     k = heads_of(x, weights["key"], weights.get("key_bias"))
     v = heads_of(x, weights["value"], weights.get("value_bias"))
@@ -74,8 +80,11 @@ def attention(
     if cache is not None:
         cache = caches.write(cache, memory.layer, k, v, place.positions)
         k, v = (y.astype(x.dtype) for y in caches.read(cache, memory.layer, memory.window))
-    p = probabilities(q, k, place.mask)
-    mixed = jnp.einsum("bkgts,bksh->bkgth", p.astype(x.dtype), v).reshape(q.shape)
+    if isinstance(place, SharedPlace):
+        p, mixed = None, mix(q, k, v, place)
+    else:
+        p = probabilities(q, k, place.mask)
+        mixed = jnp.einsum("bkgts,bksh->bkgth", p.astype(x.dtype), v).reshape(q.shape)
     y = jnp.einsum("bnth,nhd->btd", mixed, weights["out"].astype(x.dtype))
     return (y + along_last(weights["out_bias"], y) if config.out_bias else y), cache, p
 

@@ -18,6 +18,7 @@ from entjax.models.attention import Memory, Place, along_last, attention, entrop
 from entjax.models.cache import Cache
 from entjax.models.config import DecoderConfig, check_length, wide
 from entjax.models.rope import cos_sin
+from entjax.models.shared import SharedPlace, shared_place
 from entjax.models.weights import initial_weights, unstack
 
 Constrain = Callable[[jax.Array, tuple[str, ...]], jax.Array]
@@ -89,6 +90,32 @@ class Decoder(nnx.Module):
         out += () if attention_layer is None else (entropy,)
         return out[0] if len(out) == 1 else out
 
+    def families(
+        self,
+        prompts: jax.Array,
+        prompt_length: jax.Array,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+    ) -> jax.Array:
+        """Hidden states [P, K, L, D] of completions [P, K, L] that share the prompt [P, W] of their family.
+
+        Prompts are right-padded and stand at the positions from 0 on; a completion, told apart by its segment, sees the
+        first `prompt_length` [P] tokens of the prompt and its own earlier ones. The same numbers as prompt and
+        completion in one row each, with the prompt computed once.
+        """
+        count, width = prompts.shape
+        first = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None], prompts.shape)
+        where = jnp.concatenate([first, positions.reshape(count, -1)], axis=1)
+        cos, sin = cos_sin(self.config.rope, self.config.head_dim, where)
+        place = shared_place(where, cos, sin, prompt_length, width, segments)
+        together = jnp.concatenate([prompts, tokens.reshape(count, -1)], axis=1)
+        x = look_up(self.embedding[...], together, self.config)
+        run = _scanned if self.config.scan_layers else _unrolled
+        weights = nnx.to_pure_dict(nnx.state(self.layers))
+        x, _, _ = run(_layer(self.config, place, None, self.constrain), weights, x, None, None)
+        return rms_norm(x[:, width:], self.norm[...], self.config.norm_eps).reshape(*tokens.shape, -1)
+
 
 def look_up(embedding: jax.Array, tokens: jax.Array, config: DecoderConfig) -> jax.Array:
     """The rows [B, T, D] of the embedding [V, D], in the compute type."""
@@ -109,7 +136,9 @@ def gated_mlp(weights: dict[str, jax.Array], x: jax.Array, config: DecoderConfig
     return apply("down", jax.nn.silu(apply("gate", x)) * apply("up", x))
 
 
-def _layer(config: DecoderConfig, place: Place, window: int | None, constrain: Constrain | None) -> Callable:
+def _layer(
+    config: DecoderConfig, place: Place | SharedPlace, window: int | None, constrain: Constrain | None
+) -> Callable:
     """One layer as (weights, x, cache, index, entropy wanted) -> (x, cache, entropy of attention or None)."""
 
     def pin(x: jax.Array) -> jax.Array:

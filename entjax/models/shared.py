@@ -1,0 +1,80 @@
+"""Attention of completions that share a prompt: the prompt's keys are computed once and looked at by all of them.
+
+A family is one prompt of `width` places followed by K bins of L places. A bin holds completions one after another, told apart
+by their segment. A place looks at the whole prompt of its family, and at its own segment up to itself:
+
+    softmax over both = [exp(s_prompt - m), exp(s_own - m)] / z,   m the larger maximum, z the sum of both rows
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from entjax.models.config import wide
+
+
+class SharedPlace(NamedTuple):
+    """Where the tokens [P, width + K * L] of P families stand and what they may look at; the same for all layers."""
+
+    positions: Int[Array, "P S"]
+    cos: Array  # [P, 1, S, h / 2]
+    sin: Array
+    prompt: Bool[Array, "P W"]  # the places of the prompt that hold a token
+    own: Bool[Array, "P K L L"]  # same segment and not later
+
+
+def shared_place(
+    positions, cos, sin, prompt_length: Int[Array, " P"], width: int, segments: Int[Array, "P K L"]
+):
+    """The place of families whose prompt has `prompt_length` tokens before the ones that completions begin with."""
+    causal = jnp.tril(jnp.ones((segments.shape[2],) * 2, bool))[None, None]
+    own = causal & (segments[..., :, None] == segments[..., None, :])
+    prompt = jnp.arange(width, dtype=jnp.int32)[None] < prompt_length[:, None]
+    return SharedPlace(positions, cos, sin, prompt, own)
+
+
+def mix(q: Array, k: Array, v: Array, place: SharedPlace) -> Array:
+    """What the places see [P, H, S, h], for q [P, H, S, h] and k, v [P, Hkv, S, h]; G query heads share a key head."""
+    families, bins, length, _ = place.own.shape
+    heads, head_dim, groups = k.shape[1], q.shape[3], q.shape[1] // k.shape[1]
+    width = place.prompt.shape[1]
+    grouped = q.reshape(families, heads, groups, -1, head_dim)
+    first, rest = grouped[..., :width, :], grouped[..., width:, :]
+    binned = (families, heads, bins, length, head_dim)
+    kp, vp, ko, vo = (
+        k[:, :, :width],
+        v[:, :, :width],
+        k[:, :, width:].reshape(binned),
+        v[:, :, width:].reshape(binned),
+    )
+
+    causal = jnp.tril(jnp.ones((width, width), bool))[None, None, None]
+    seen = _softmax(_scores("pngth,pnsh->pngts", first, kp, causal))
+    prompt = jnp.einsum("pngts,pnsh->pngth", seen.astype(q.dtype), vp)
+
+    to_prompt = _scores("pngth,pnsh->pngts", rest, kp, place.prompt[:, None, None, None])
+    rest = rest.reshape(families, heads, groups, bins, length, head_dim)
+    to_own = _scores("pngklh,pnkmh->pngklm", rest, ko, place.own[:, None, None])
+    to_prompt = to_prompt.reshape(*to_own.shape[:-1], width)
+    top = jnp.maximum(to_prompt.max(-1, keepdims=True), to_own.max(-1, keepdims=True))
+    top = jax.lax.stop_gradient(top)
+    to_prompt, to_own = jnp.exp(to_prompt - top), jnp.exp(to_own - top)
+    total = to_prompt.sum(-1, keepdims=True) + to_own.sum(-1, keepdims=True)
+    flat = to_prompt.reshape(families, heads, groups, bins * length, width).astype(q.dtype)
+    mixed = jnp.einsum("pngts,pnsh->pngth", flat, vp).reshape(rest.shape)
+    mixed = mixed + jnp.einsum("pngklm,pnkmh->pngklh", to_own.astype(q.dtype), vo)
+    mixed = (mixed / total.astype(mixed.dtype)).reshape(families, heads, groups, bins * length, head_dim)
+    return jnp.concatenate([prompt, mixed], axis=3).reshape(q.shape)
+
+
+def _scores(subscripts: str, q: Array, k: Array, mask: Array) -> Array:
+    scores = jnp.einsum(subscripts, q, k, preferred_element_type=wide(q.dtype)) * q.shape[-1] ** -0.5
+    return jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+
+
+def _softmax(scores: Array) -> Array:
+    return jax.nn.softmax(scores, axis=-1)

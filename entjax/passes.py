@@ -1,0 +1,128 @@
+"""Passes over the policy: hidden states and features of rows, or of the places of a pack, microbatch by microbatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.extend.core import Literal
+from jaxtyping import Array
+
+from entjax import vocab
+from entjax.loss import Objective, per_token_inputs
+from entjax.packing import Pack
+from entjax.types import Context, Rollout, Signal
+from entjax.vocab import Chunks, Feature
+
+
+def forward(graphdef, params, rollout: Rollout, pack: Pack | None = None) -> tuple[Array, Array]:
+    """(hidden states, head [D, V]) of the model with these parameters: [B, T, D], or at the places of the pack."""
+    model = nnx.merge(graphdef, params)
+    with jax.named_scope("backbone"):
+        hidden = model(rollout.tokens) if pack is None else pack.hidden(model, rollout.tokens)
+        return hidden, model.head()
+
+
+def aligned(hidden: Array, pack: Pack | None) -> Array:
+    """Hidden states that predict the token of their index; those of a pack do already."""
+    return vocab.before(hidden) if pack is None else hidden
+
+
+def policy_features(
+    graphdef, params, reference, rollout: Rollout, wanted: dict, chunk: int | Chunks, pack: Pack | None = None
+) -> dict[str, Array]:
+    """Features of the policy, without gradient: at every token [B, T], or at the places of the pack."""
+    hidden, head = forward(graphdef, params, rollout, pack)
+    tokens, side, reference_head = rollout.tokens, per_token_inputs(rollout), None
+    if pack is not None:
+        tokens, side = pack.gather((tokens, side))
+    if reference is not None and vocab.reads_reference_logits(wanted):
+        reference_hidden, reference_head = forward(graphdef, reference, rollout, pack)
+        side["ref_hidden"] = aligned(reference_hidden, pack)
+    return vocab.features(
+        aligned(hidden, pack), head, tokens, wanted, side,
+        temperature=rollout.temperature, reference_head=reference_head, chunk=chunk, align=lambda h: h,
+    )  # fmt: skip
+
+
+def split_rows(tree: Any, batch: int, pieces: int) -> Any:
+    """Every [B, ...] leaf as [pieces, B / pieces, ...], row i going to piece i % pieces: with B sharded over devices every
+    device keeps its own rows, nothing is gathered. Other leaves are repeated."""
+
+    def split(x):
+        if jnp.ndim(x) > 0 and x.shape[0] == batch:
+            return jnp.swapaxes(x.reshape(batch // pieces, pieces, *x.shape[1:]), 0, 1)
+        return jnp.broadcast_to(x, (pieces, *jnp.shape(x)))
+
+    return jax.tree.map(split, tree)
+
+
+def join_rows(tree: Any) -> Any:
+    """The inverse of `split_rows` for [pieces, rows, ...] leaves."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
+
+
+def over_microbatches(
+    f: Callable[[Rollout, Pack | None], Any], rollout: Rollout, pieces: int, pack: Pack | None = None
+) -> Any:
+    """f(rows, pack) on `pieces` parts of the rows, or of the pack's families, one after another; its results as [B, T]."""
+    batch, length = rollout.tokens.shape
+    if pack is None:
+        if pieces == 1:
+            return f(rollout, None)
+        return join_rows(jax.lax.map(lambda rows: f(rows, None), split_rows(rollout, batch, pieces)))
+    if pieces == 1:
+        return pack.scatter(f(rollout, pack), batch, length)
+    found = join_rows(jax.lax.map(lambda piece: f(rollout, piece), pack.split(pieces)))
+    return pack.scatter(found, batch, length)
+
+
+def of_behaviour(feature: Feature) -> Feature:
+    """The feature as the scoring pass sees it: there the policy is the old one, so its own log-prob is old_logp."""
+
+    def scored(row: vocab.Row) -> Array:
+        side = {**row.side, "old_logp": vocab.logp(row)}
+        if "ref_logits" in row.side:
+            side["ref_logp"] = reference_logp(row)
+        return feature(row.replace(side=side))
+
+    return vocab.needs_reference_logits(scored) if vocab.reads_reference_logits({"": feature}) else scored
+
+
+@vocab.needs_reference_logits
+def reference_logp(row: vocab.Row) -> Array:
+    """log-prob of the token under the reference policy."""
+    return row.pick(jax.nn.log_softmax(row.side["ref_logits"], axis=-1))
+
+
+def needs_scoring(objective: Objective, rollout: Rollout) -> bool:
+    """Must the rollout be scored before its only update? Not when the chains ask for no feature and what they decide does not
+    depend on old_logp (found by tracing them): the policy has not moved then, and the loss takes its own log-probs for the
+    old ones."""
+    if objective.remembers or objective.per_step.reads or objective.per_rollout.reads:
+        return True
+    if objective.needs & {"ref_logp", "attention_entropy"}:
+        return True
+
+    def decide(old_logp):
+        state = objective.init()
+        known = rollout.replace(old_logp=old_logp)
+        stats = {"entropy": rollout.entropy, "logp": old_logp, **rollout.extra}
+        context = Context(known, stats, jnp.zeros((), jnp.int32), jax.random.key(0))
+        signal, first = objective.per_rollout.update(Signal.start(known), state["per_rollout"], context)
+        signal, second = objective.per_step.update(signal, state["per_step"], context.replace(stats={}))
+        return signal, first, second
+
+    return _depends(jax.make_jaxpr(decide)(rollout.old_logp).jaxpr)
+
+
+def _depends(jaxpr: Any) -> bool:
+    """Does any result of a one-argument program depend on its argument (as far as its outermost level tells)?"""
+    reached = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if any(not isinstance(v, Literal) and v in reached for v in equation.invars):
+            reached.update(equation.outvars)
+    return any(not isinstance(v, Literal) and v in reached for v in jaxpr.outvars)

@@ -1,0 +1,250 @@
+"""Packed places give the losses, gradients and statistics of plain rows; plans are right for every batch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import entjax as ej
+from entjax import features, packing, passes
+from entjax.models import Decoder, DecoderConfig
+
+CONFIG = DecoderConfig(
+    vocab=17, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=32, qk_norm=True, qkv_bias=True
+)
+COST = packing.Cost(head=0.1, key=0.001)
+
+
+def model(**changes):
+    return Decoder(CONFIG.replace(**changes), rngs=nnx.Rngs(0))
+
+
+def rollout(groups=(4, 4), prompts=(9, 5), longest=12, length=24, seed=0, holes=True, **changes):
+    """Rows of shared prompts, ragged completions, one row without a completion, tool output in the middle of another."""
+    rng = np.random.default_rng(seed)
+    rows = sum(groups)
+    tokens, mask = np.zeros((rows, length), np.int32), np.zeros((rows, length), bool)
+    ends = np.zeros(rows, np.int32)
+    group = np.repeat(np.arange(len(groups)), groups).astype(np.int32)
+    starts = [rng.integers(1, 17, n) for n in prompts]
+    for row in range(rows):
+        prompt = starts[group[row]]
+        size = int(rng.integers(1, longest + 1))
+        ends[row] = len(prompt) + size
+        tokens[row, : len(prompt)] = prompt
+        tokens[row, len(prompt) : ends[row]] = rng.integers(1, 17, size)
+        mask[row, len(prompt) : ends[row]] = True
+    if holes:
+        mask[1] = False
+        mask[2, ends[2] - 3 : ends[2] - 1] = False
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    logp = -jnp.abs(draw(rows, length)) - 2.0
+    made = ej.Rollout(
+        tokens=jnp.asarray(tokens), mask=jnp.asarray(mask), logp=logp, entropy=jnp.abs(draw(rows, length)),
+        old_logp=logp + 0.1 * draw(rows, length), reward=draw(rows), group=jnp.asarray(group), temperature=0.9,
+    )  # fmt: skip
+    return made.replace(**changes)
+
+
+def rich_objective(surrogate=ej.surrogates.ppo_clip):
+    """Reads, remembered features, a reference, a term on whole distributions, statistics over the minibatch."""
+    return ej.Objective(
+        per_rollout=ej.chain(ej.advantages.group_normalize()),
+        per_step=ej.chain(
+            ej.weights.steer(minimum=0.8), ej.regularizers.full_kl(coef=0.05), ej.regularizers.entropy(coef=0.01),
+            ej.regularizers.kl(coef=0.1),
+        ),
+        per_token=surrogate,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Take a pack also where it does not pay: these batches are tiny."""
+    monkeypatch.setattr(packing, "MINIMUM_GAIN", 1e9)
+
+
+def run(objective, batch, packed, *, decoder=None, minibatches=1, microbatches=1, scored=True):
+    decoder = decoder or model()
+    optimizer = optax.sgd(0.1)
+    state = ej.init_train_state(decoder, objective, optimizer, jax.random.key(0))
+    if state.reference is not None:
+        moved = jax.tree.map(lambda x: x * 1.1, state.reference)
+        state = state.replace(reference=moved)
+    pack = packing.plan(batch, COST, minibatches=minibatches, microbatches=microbatches) if packed else None
+    assert packed == (pack is not None)
+    if scored:
+        score = ej.make_score(decoder, objective, microbatches=microbatches * minibatches, chunk=16)
+        batch = score(state, batch, pack)
+    step = ej.make_train_step(
+        decoder, objective, optimizer, minibatches=minibatches, microbatches=microbatches, chunk=16
+    )
+    state, metrics = step(state, batch, pack)
+    return state, metrics, batch
+
+
+def assert_same(one, other, atol=1e-5):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=atol, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "decoder", [{}, {"scan_layers": True, "remat": "full"}, {"remat": "dots", "tied": True}]
+)
+@pytest.mark.parametrize("minibatches, microbatches", [(1, 1), (2, 2)])
+def test_a_packed_step_is_the_plain_step(always, decoder, minibatches, microbatches):
+    batch, sizes = rollout(), {"minibatches": minibatches, "microbatches": microbatches}
+    plain, metrics, scored = run(rich_objective(), batch, False, decoder=model(**decoder), **sizes)
+    packed, more, again = run(rich_objective(), batch, True, decoder=model(**decoder), **sizes)
+    assert_same(plain.params, packed.params)
+    assert metrics.keys() == more.keys()
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], more[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    mask = np.asarray(batch.mask)
+    np.testing.assert_allclose(np.asarray(scored.old_logp)[mask], np.asarray(again.old_logp)[mask], atol=1e-5)
+    for name in ("ref_logp", "entropy"):
+        np.testing.assert_allclose(
+            np.asarray(scored.extra[name])[mask], np.asarray(again.extra[name])[mask], atol=1e-5, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("surrogate", [ej.surrogates.gspo, ej.surrogates.cispo])
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_surrogates_of_whole_rows_see_their_rows(always, surrogate, microbatches):
+    objective = ej.Objective(per_rollout=ej.advantages.group_normalize(), per_token=surrogate)
+    plain, metrics, _ = run(objective, rollout(), False, microbatches=microbatches, scored=False)
+    packed, more, _ = run(objective, rollout(), True, microbatches=microbatches, scored=False)
+    assert_same(plain.params, packed.params)
+    np.testing.assert_allclose(metrics["loss"], more["loss"], rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_the_shared_prompt_are_exact_in_float64(always):
+    with jax.enable_x64(True):
+        decoder = model(dtype="float64", param_dtype="float64")
+        graphdef, params = nnx.split(decoder)
+        batch = rollout()
+        batch = batch.replace(
+            **{n: getattr(batch, n).astype(jnp.float64) for n in ("logp", "old_logp", "entropy", "reward")}
+        )
+        pack = packing.plan(batch, COST).minibatch(0)
+        objective = ej.Objective()
+        signal = ej.Signal.start(batch)
+        results = []
+        for places in (None, pack):
+            loss = lambda p, places=places: (
+                ej.policy_loss(
+                    objective,
+                    *passes.forward(graphdef, p, batch, places),
+                    batch,
+                    signal,
+                    pack=places,
+                    chunk=16,
+                ).loss
+            )
+            results.append(jax.value_and_grad(loss)(params))
+        assert_same(*results, atol=1e-12)
+        assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(results[0][1])) > 1e-2
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_an_unscored_rollout_gives_the_step_of_a_scored_one(always, microbatches):
+    """With one minibatch the policy has not moved: the loss' own log-probs are the old ones."""
+    objective, batch = ej.recipes.grpo(), rollout()
+    scored, metrics, _ = run(objective, batch, True, microbatches=microbatches)
+    unscored, more, _ = run(
+        objective, batch.replace(old_logp=None), True, microbatches=microbatches, scored=False
+    )
+    assert_same(scored.params, unscored.params, atol=1e-6)
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], more[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    with pytest.raises(ValueError, match="old_logp must be computed first"):
+        run(objective, batch.replace(old_logp=None), True, minibatches=2, scored=False)
+
+
+def test_what_needs_scoring_is_found_by_tracing():
+    batch = rollout()
+    assert not passes.needs_scoring(ej.recipes.grpo(), batch)
+    assert passes.needs_scoring(rich_objective(), batch)  # reads and a reference
+    assert passes.needs_scoring(ej.Objective(per_rollout=ej.weights.importance()), batch)  # old_logp itself
+
+
+def test_reads_are_taken_from_the_scoring_pass_only_while_they_hold():
+    """The step uses what scoring saw if the state is the one that was scored, and reads the policy again otherwise."""
+    objective = ej.Objective(per_step=ej.weights.steer(minimum=0.8))
+    decoder, optimizer, batch = model(), optax.sgd(0.5), rollout()
+    state = lambda: ej.init_train_state(model(), objective, optimizer, jax.random.key(0))
+    step = ej.make_train_step(decoder, objective, optimizer)
+    scored = ej.make_score(decoder, objective)(state(), batch)
+    false = jax.tree.map(jnp.zeros_like, scored.extra["reads"]["values"])
+    lied = scored.replace(extra={**scored.extra, "reads": {**scored.extra["reads"], "values": false}})
+    no_reads = scored.replace(extra={n: x for n, x in scored.extra.items() if n != "reads"})
+    moved = lambda batch, start: step(start, batch)[0].params
+    assert_same(moved(scored, state()), moved(no_reads, state()), atol=1e-6)
+    different = max(
+        float(jnp.abs(a - b).max())
+        for a, b in zip(*(jax.tree.leaves(moved(b, state())) for b in (scored, lied)), strict=True)
+    )
+    assert different > 1e-4  # the given reads were used
+    later = lambda: state().replace(step=jnp.asarray(3, jnp.int32))
+    assert_same(moved(lied, later()), moved(no_reads, later()), atol=1e-6)  # and here they were not
+
+
+@pytest.mark.parametrize(
+    "groups, prompts, minibatches, microbatches",
+    [
+        ((4, 4), (9, 5), 1, 1),
+        ((1,) * 6, (4, 9, 2, 7, 7, 5), 1, 2),
+        ((5, 2, 1), (9, 9, 1), 2, 2),
+        ((16,), (10,), 4, 1),
+    ],
+)
+def test_plans_hold_every_sampled_token_once(always, groups, prompts, minibatches, microbatches):
+    batch = rollout(groups, prompts, holes=False, length=32)
+    pack = packing.plan(batch, COST._replace(head=1.0), minibatches=minibatches, microbatches=microbatches)
+    whole = jax.tree.map(np.asarray, pack.whole())
+    assert pack.lead.shape[1] % microbatches == 0
+    seen = np.zeros(batch.mask.shape, int)
+    np.add.at(seen, (whole.row[whole.at > 0], whole.at[whole.at > 0]), 1)
+    np.testing.assert_array_equal(seen, np.asarray(batch.mask).astype(int))
+    tokens = np.asarray(batch.tokens)
+    for family in range(len(whole.lead)):
+        for row in np.unique(whole.row[family][whole.at[family] > 0]):
+            start = int(np.asarray(batch.mask)[row].argmax())
+            assert whole.known[family] == start - 1 <= pack.width
+            np.testing.assert_array_equal(tokens[row, :start], tokens[whole.lead[family], :start])
+    assert 0 < packing.share(pack) <= 1
+
+
+def test_plain_rows_are_kept_where_a_pack_saves_nothing():
+    batch = rollout((1,) * 4, (1, 1, 1, 1), longest=1, length=16, holes=False)
+    full = batch.replace(mask=jnp.ones_like(batch.mask).at[:, 0].set(False))
+    assert packing.plan(full, packing.Cost(head=0.0, key=0.0)) is None
+    assert packing.plan(full.replace(mask=jnp.zeros_like(full.mask)), COST) is None
+
+
+def test_costs_count_the_matrices():
+    small = DecoderConfig(vocab=512, width=256, layers=4, heads=4, kv_heads=2, head_dim=64, mlp=1024)
+    cost = packing.Cost.of(small)
+    matrices = 4 * (256 * 64 * 12 + 3 * 256 * 1024)
+    assert cost.head == pytest.approx(256 * 512 / matrices)
+    assert (
+        cost.rows(64, 320) / cost.pack(4, 256, 16, 64) > 3.5
+    )  # 4 x 16 completions of 64 tokens after 256: 20480 to 5120 places
+
+
+def test_features_with_a_reference_at_places(always):
+    batch = rollout()
+    graphdef, params = nnx.split(model())
+    other = jax.tree.map(lambda x: 1.2 * x, params)
+    wanted = {"kl": features.reverse_kl, "ref_logp": passes.reference_logp}
+    rows = passes.policy_features(graphdef, params, other, batch, wanted, 16)
+    pack = packing.plan(batch, COST).minibatch(0)
+    places = passes.policy_features(graphdef, params, other, batch, wanted, 16, pack)
+    mask = np.asarray(batch.mask)
+    for name, values in pack.scatter(places, *mask.shape).items():
+        np.testing.assert_allclose(np.asarray(values)[mask], np.asarray(rows[name])[mask], atol=1e-5)
+    assert dataclasses.is_dataclass(pack)
