@@ -226,15 +226,16 @@ def make_scoring(config: Config, model: nnx.Module, objective: Objective, layout
     return score
 
 
-def make_plan(
-    config: Config, model: nnx.Module, layout: Layout | None
-) -> Callable[[Rollout], Pack | None]:
+def make_plan(config: Config, model: nnx.Module, layout: Layout | None) -> Callable[[Rollout], Pack | None]:
     """From a rollout to its pack. Rows that are spread over devices stay where they are: None, and so do those of a model
     with dynamic rope, whose frequencies may depend on the length of a row."""
     spread = layout is not None and layout.row_shards > 1
     if spread or not isinstance(model, Decoder) or model.config.rope.kind == "dynamic":
         return lambda rollout: None
-    cost, sizes = Cost.of(model.config), {"minibatches": config.minibatches, "microbatches": config.microbatches}
+    cost, sizes = (
+        Cost.of(model.config),
+        {"minibatches": config.minibatches, "microbatches": config.microbatches},
+    )
     return lambda rollout: plan(rollout, cost, **sizes)
 
 

@@ -178,7 +178,9 @@ class Loop:
         return record
 
     def _collect(self, step: int) -> Harvest:
-        tools = self.parts.tools(self.state.params, step, temperature=self._temperature(), knobs=self._knobs())
+        tools = self.parts.tools(
+            self.state.params, step, temperature=self._temperature(), knobs=self._knobs()
+        )
         examples = distributed.examples(self.parts.stream.next())
         harvest, memory = self.parts.strategy.collect(tools, examples, step, self._knobs(), self.memory)
         harvest = add_inputs(harvest, self.parts.objective.needs, tools, self.config.task)
