@@ -65,15 +65,20 @@ def join_rows(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
+def in_pieces(f: Callable[[Any], Any], tree: Any, batch: int, pieces: int) -> Any:
+    """f(tree) on `pieces` parts of the rows, one after another; its [rows, ...] results joined."""
+    if pieces == 1:
+        return f(tree)
+    return join_rows(jax.lax.map(f, split_rows(tree, batch, pieces)))
+
+
 def over_microbatches(
     f: Callable[[Rollout, Pack | None], Any], rollout: Rollout, pieces: int, pack: Pack | None = None
 ) -> Any:
     """f(rows, pack) on `pieces` parts of the rows, or of the pack's families, one after another; its results as [B, T]."""
     batch, length = rollout.tokens.shape
     if pack is None:
-        if pieces == 1:
-            return f(rollout, None)
-        return join_rows(jax.lax.map(lambda rows: f(rows, None), split_rows(rollout, batch, pieces)))
+        return in_pieces(lambda rows: f(rows, None), rollout, batch, pieces)
     if pieces == 1:
         return pack.scatter(f(rollout, pack), batch, length)
     found = join_rows(jax.lax.map(lambda piece: f(rollout, piece), pack.split(pieces)))
@@ -103,6 +108,8 @@ def needs_scoring(objective: Objective, rollout: Rollout) -> bool:
     depend on old_logp (found by tracing them): the policy has not moved then, and the loss takes its own log-probs for the
     old ones."""
     if objective.remembers or objective.per_step.reads or objective.per_rollout.reads:
+        return True
+    if "replayed" in rollout.extra:  # those rows come from another policy
         return True
     if objective.needs & {"ref_logp", "attention_entropy"}:
         return True

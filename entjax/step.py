@@ -91,10 +91,14 @@ def make_score(
             return {ATTENTION: attention_entropy.of_model(nnx.merge(graphdef, state.params), rows.tokens)}
 
         found = over_microbatches(features, rollout, microbatches, None if pack is None else pack.whole())
-        if ATTENTION in objective.needs:
+        if ATTENTION in objective.needs - set(rollout.extra):
             found |= over_microbatches(attention, rollout, microbatches)
         logp = found.pop("logp")
         seen = {name: found.pop(READ + name) for name in objective.per_step.reads}
+        if "replayed" in rollout.extra:  # an old row is compared with the policy that sampled it
+            replayed = rollout.extra["replayed"].astype(bool)[:, None]
+            logp = jnp.where(replayed, rollout.old_logp.astype(logp.dtype), logp)
+            seen = {}  # they took every row for one of this policy
         extra = {**rollout.extra, **found} | ({"reads": {"step": state.step, "values": seen}} if seen else {})
         return rollout.replace(old_logp=logp, extra=extra)
 

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from entjax import masked, vocab
-from entjax.step import over_microbatches, split_rows
+from entjax.passes import in_pieces, split_rows
 from entjax.transform import NOTHING
 from entjax.types import wide_dtype
 from entjax.vocab import Feature, Row
@@ -114,7 +114,7 @@ def make_text_step(
         def read(tokens):
             return _read(loss, view(params, tokens), tokens, seen(tokens), chunk)
 
-        stats = over_microbatches(read, tokens, batch, microbatches) if loss.reads else {}
+        stats = in_pieces(read, tokens, batch, microbatches) if loss.reads else {}
         decision = jax.lax.stop_gradient(loss.weigh(mask, stats))
 
         def value(params, tokens, mask, decision):
