@@ -1,64 +1,128 @@
-"""The tables and the picture of docs/scale.md from the JSON files that `entjax compile ... --json docs/scale/NAME.json` wrote.
+"""The tables and the picture of docs/scale.md: the shipped configs, and one update step from 16 to 512 chips, compiled for TPUs.
 
-Command:  python -m benchmarks.scale        prints both tables and writes docs/images/scale.png
+Command:  python -m benchmarks.scale [NAME...] [--programs update,score,...]
+
+compiles what docs/scale.json does not hold yet (of everything, or of the named rows; needs libtpu), then prints both tables and
+writes docs/images/scale.png. Delete an entry of the file to compile it again.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-FOLDER = Path(__file__).parent.parent / "docs" / "scale"
-PICTURE = FOLDER.parent / "images" / "scale.png"
+from entjax.aot import programs, report
+from entjax.config import load_config, parse_overrides
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "docs" / "scale.json"
+PICTURE = ROOT / "docs" / "images" / "scale.png"
 GB = 1e9
-SERIES = {"fsdp": "fsdp over all chips", "hsdp": "fsdp 16, replica the rest"}
 
 
-def load(name: str) -> dict[str, Any]:
-    return json.loads((FOLDER / f"{name}.json").read_text())
+class Entry(NamedTuple):
+    """One row: what `entjax compile configs/CONFIG.py --topology TOPOLOGY [--mesh MESH] CHANGES` compiles."""
+
+    config: str
+    topology: str
+    mesh: str = ""
+    changes: tuple[str, ...] = ()
+
+    def plan(self) -> programs.Plan:
+        words = [*self.changes, *([f"mesh={self.mesh}"] if self.mesh else [])]
+        config = load_config(ROOT / "configs" / f"{self.config}.py").override(parse_overrides(words))
+        return programs.plan(config, self.topology)
 
 
-def configs() -> list[str]:
-    """Names of the files that hold a shipped config on a slice, in the order of size."""
-    names = [p.stem for p in FOLDER.glob("*.json") if p.stem.partition("_")[0] not in SERIES]
-    return sorted(names, key=lambda name: (load(name)["chips"], name))
+SHIPPED = (
+    Entry("qwen25_math_1_5b", "v5e:4x4"),
+    Entry("qwen3_4b", "v6e:4x4"),
+    Entry("qwen3_8b", "v5p:4x4x2"),
+    Entry("llama31_8b", "v6e:4x8"),
+    Entry("qwen25_math_7b", "v5p:4x4x4"),
+    Entry("qwen25_math_7b", "v5e:16x16", "replica:2,fsdp:32,tensor:4"),
+)
+SERIES = {"": "fsdp over all chips", "replica:-1,fsdp:16": "fsdp 16, replica the rest"}
+SLICES = {16: "v5e:4x4", 64: "v5e:8x8", 256: "v5e:16x16", 512: "v5e:16x32"}
+
+
+def growing(mesh: str, chips: int) -> Entry:
+    """The 1.5B update step with 16 rows a chip, one a microbatch."""
+    return Entry(
+        "qwen25_math_1_5b", SLICES[chips], mesh, (f"prompts={2 * chips}", "minibatches=1", "microbatches=16")
+    )
+
+
+def rows() -> dict[str, Entry]:
+    """Every compiled row by its name; on 16 chips both series are the same program."""
+    shipped = {f"{e.config} {e.topology}": e for e in SHIPPED}
+    series = {
+        f"{'replicas' if mesh else 'fsdp'} {chips}": growing(mesh, chips)
+        for mesh in SERIES
+        for chips in SLICES
+        if not (mesh and chips == 16)
+    }
+    return shipped | series
+
+
+def load() -> dict[str, Any]:
+    return json.loads(KEPT.read_text()) if KEPT.exists() else {}
+
+
+def complete(name: str, entry: Entry, wanted: list[str]) -> None:
+    """Compile the programs of a row that the file does not hold."""
+    kept = load()
+    done = [one["program"] for one in kept[name]["programs"]] if name in kept else []
+    plan = None
+    for program in wanted or (["update"] if entry.changes else list(programs.PROGRAMS)):
+        if program in done:
+            continue
+        plan = plan or entry.plan()
+        if program not in plan.wanted:
+            continue
+        print(f"compiling {program} of {name} ...", flush=True)
+        new = programs.compile_program(plan, program)
+        kept = load()
+        reports = [*(report.reports_of(kept[name]) if name in kept else []), new]
+        reports.sort(key=lambda one: programs.PROGRAMS.index(one.program))
+        kept[name] = report.summary(plan, reports)
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def mesh_of(table: dict[str, Any]) -> str:
     return " x ".join(f"{name} {size}" for name, size in table["mesh"].items())
 
 
-def row(name: str) -> str:
+def sent(program: dict[str, Any]) -> float:
+    return sum(program["collectives"].values()) / GB
+
+
+def row(name: str, t: dict[str, Any]) -> str:
     """One line of the table of shipped configs."""
-    t = load(name)
-    programs = {p["program"]: p for p in t["programs"]}
-    update, decode = programs["update"], programs["decode"]
-    best = {name: max(p["times"].values()) for name, p in programs.items()}
-    s = t["sizes"]
-    waves = -(-s["rows"] // s["at_once"])
-    rollout = best["prefill"] + waves * s["new"] * best["decode"]
-    total = rollout + best["score"] + best["update"]
+    of = {p["program"]: p for p in t["programs"]}
+    update, s, total = of["update"], t["sizes"], sum(t["step"].values())
+    best = {program: max(one["times"].values()) for program, one in of.items()}
     limit = max(update["times"], key=update["times"].get)
-    return (
-        f"| {name} | {t['chips']} {t['chip']} | {mesh_of(t)} | {s['prompt']} + {s['new']} | {update['needed'] / GB:.1f} | "
-        f"{(update['arguments'] + decode['needed']) / GB:.1f} | {sum(update['collectives'].values()) / GB:.0f} | "
-        f"{best['update']:.1f} s, {limit}, {update['mfu']:.0%} | {best['decode'] * 1e3:.1f} ms | "
-        f"{total:.0f} s, {rollout / total:.0%} | "
-        f"{sum(p['seconds'] for p in t['programs']):.0f} s |"
-    )
+    cells = [
+        name.split()[0], f"{t['chips']} {t['chip']}", mesh_of(t), f"{s['prompt']} + {s['new']}",
+        f"{update['needed'] / GB:.1f}", f"{t['while_sampling'] / GB:.1f}", f"{sent(update):.0f}",
+        f"{best['update']:.1f} s, {limit}, {update['mfu']:.0%}", f"{best['decode'] * 1e3:.1f} ms",
+        f"{total:.0f} s, {t['step']['rollout'] / total:.0%}", f"{sum(p['cpu'] for p in of.values()) / 60:.1f} min",
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
 
 
-def scaling() -> dict[str, list[tuple[int, float, float]]]:
-    """(chips, peak GB, GB sent) per chip of the update step, by series."""
-    found: dict[str, list[tuple[int, float, float]]] = {}
-    for key in SERIES:
-        for path in FOLDER.glob(f"{key}_*.json"):
-            t = load(path.stem)
-            update = t["programs"][0]
-            point = (t["chips"], update["needed"] / GB, sum(update["collectives"].values()) / GB)
-            found.setdefault(key, []).append(point)
-    return {key: sorted(points) for key, points in found.items()}
+def points(kept: dict[str, Any], mesh: str) -> list[tuple[int, float, float]]:
+    """(chips, GB of memory, GB sent) a chip of the update step, for the sizes that were compiled."""
+    found = []
+    for chips in SLICES:
+        name = f"{'replicas' if mesh and chips != 16 else 'fsdp'} {chips}"
+        if name in kept:
+            update = kept[name]["programs"][0]
+            found.append((chips, update["needed"] / GB, sent(update)))
+    return found
 
 
 def draw(series: dict[str, list[tuple[int, float, float]]]) -> None:
@@ -69,15 +133,12 @@ def draw(series: dict[str, list[tuple[int, float, float]]]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
-    for key, points in series.items():
-        chips, memory, sent = zip(*points, strict=True)
-        axes[0].plot(chips, memory, "o-", label=SERIES[key])
-        axes[1].plot(chips, sent, "o-", label=SERIES[key])
-    for axis, what in zip(
-        axes, ("HBM of the update step, GB per chip", "sent in one update, GB per chip"), strict=True
-    ):
-        axis.set(xscale="log", xlabel="TPU v5e chips", ylim=(0, None), title=what)
-        axis.set_xticks([16, 64, 256, 512], ["16", "64", "256", "512"], minor=False)
+    titles = ("HBM of the update step, GB per chip", "sent in one update, GB per chip")
+    for column, (axis, title) in enumerate(zip(axes, titles, strict=True), 1):
+        for label, found in series.items():
+            axis.plot([p[0] for p in found], [p[column] for p in found], "o-", label=label)
+        axis.set(xscale="log", xlabel="TPU v5e chips", ylim=(0, None), title=title)
+        axis.set_xticks(list(SLICES), list(map(str, SLICES)), minor=False)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[1].legend()
@@ -85,14 +146,23 @@ def draw(series: dict[str, list[tuple[int, float, float]]]) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="*", metavar="NAME", help="; ".join(rows()))
+    parser.add_argument("--programs", default="", metavar="NAME,...", help="only these of a row's programs")
+    options = parser.parse_args()
+    for name in options.name or rows():
+        complete(name, rows()[name], [word for word in options.programs.split(",") if word])
+    kept = load()
     print("| config | chips | mesh | tokens | update GB | sampling GB | sent GB | update at best, limit, MFU | decode at best | "
-          "step at best, rollout | compile |\n|" + "---|" * 11)  # fmt: skip
-    print("\n".join(map(row, configs())))
+          "step at best, rollout | compile, CPU |\n|" + "---|" * 11)  # fmt: skip
+    print("\n".join(row(name, kept[name]) for name in rows() if kept.get(name, {}).get("step")))
     print("\n| mesh | chips | update GB | sent GB |\n|---|---|---|---|")
-    series = scaling()
-    for key, points in series.items():
-        for chips, memory, sent in points:
-            print(f"| {SERIES[key]} | {chips} | {memory:.2f} | {sent:.1f} |")
+    series = {label: points(kept, mesh) for mesh, label in SERIES.items()}
+    for label, found in series.items():
+        for chips, memory, moved in found:
+            print(f"| {label} | {chips} | {memory:.2f} | {moved:.1f} |")
     draw(series)
 
 

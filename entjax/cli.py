@@ -114,7 +114,10 @@ def parser() -> argparse.ArgumentParser:
         "--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompts (512)"
     )
     one.add_argument(
-        "--programs", default="update,score,prefill,decode", help="which of them to compile (all)"
+        "--programs",
+        default="",
+        metavar="NAME,...",
+        help="only these of update, score, reshard, prefill, decode (default: those that the run has)",
     )
     one.add_argument("--sweep", action="store_true", help="try mesh shapes and remat policies, recommend one")
     one.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")

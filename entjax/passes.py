@@ -114,21 +114,21 @@ def needs_scoring(objective: Objective, rollout: Rollout) -> bool:
     if objective.needs & {"ref_logp", "attention_entropy"}:
         return True
 
-    def decide(old_logp):
+    def decide(old_logp, rest):
         state = objective.init()
-        known = rollout.replace(old_logp=old_logp)
-        stats = {"entropy": rollout.entropy, "logp": old_logp, **rollout.extra}
+        known = rest.replace(old_logp=old_logp)
+        stats = {"entropy": known.entropy, "logp": old_logp, **known.extra}
         context = Context(known, stats, jnp.zeros((), jnp.int32), jax.random.key(0))
         signal, first = objective.per_rollout.update(Signal.start(known), state["per_rollout"], context)
         signal, second = objective.per_step.update(signal, state["per_step"], context.replace(stats={}))
         return signal, first, second
 
-    return _depends(jax.make_jaxpr(decide)(rollout.old_logp).jaxpr)
+    return _depends(jax.make_jaxpr(decide)(rollout.old_logp, rollout.replace(old_logp=None)).jaxpr)
 
 
 def _depends(jaxpr: Any) -> bool:
-    """Does any result of a one-argument program depend on its argument (as far as its outermost level tells)?"""
-    reached = set(jaxpr.invars)
+    """Does any result of a program depend on its first argument (as far as its outermost level tells)?"""
+    reached = set(jaxpr.invars[:1])
     for equation in jaxpr.eqns:
         if any(not isinstance(v, Literal) and v in reached for v in equation.invars):
             reached.update(equation.outvars)

@@ -211,16 +211,28 @@ def chunk_of(config: Config, layout: Layout | None) -> Chunks:
     return Chunks(config.chunk * layout.row_shards, head_pieces=1) if layout else Chunks(config.chunk)
 
 
-def make_scoring(config: Config, model: nnx.Module, objective: Objective, layout: Layout | None) -> Any:
-    """The compiled scoring pass of a run; rollouts whose only update can do without it pass unscored."""
+def make_scoring_pass(
+    config: Config, model: nnx.Module, objective: Objective, layout: Layout | None
+) -> Callable[..., Rollout]:
+    """The compiled scoring pass of a run."""
     pieces = config.microbatches * config.minibatches
-    compiled = make_score(model, objective, microbatches=pieces, chunk=chunk_of(config, layout))
+    return make_score(model, objective, microbatches=pieces, chunk=chunk_of(config, layout))
+
+
+def scored(config: Config, objective: Objective, rollout: Rollout) -> bool:
+    """Is this rollout scored before it is used? Its only update can do without if nothing asks for what the pass finds."""
+    return config.minibatches > 1 or needs_scoring(objective, rollout)
+
+
+def make_scoring(config: Config, model: nnx.Module, objective: Objective, layout: Layout | None) -> Any:
+    """The scoring of a run: the compiled pass, or nothing where it is not needed."""
+    compiled = make_scoring_pass(config, model, objective, layout)
     needed: dict[frozenset, bool] = {}
 
     def score(state: TrainState, rollout: Rollout, pack: Pack | None = None) -> Rollout:
         inputs = frozenset(rollout.extra)
         if inputs not in needed:
-            needed[inputs] = config.minibatches > 1 or needs_scoring(objective, rollout)
+            needed[inputs] = scored(config, objective, rollout)
         return compiled(state, rollout, pack) if needed[inputs] else rollout.replace(old_logp=None)
 
     return score

@@ -13,8 +13,6 @@ from entjax.config import Config, ConfigError, load_config, parse_overrides
 from entjax.models.known import architecture
 from entjax.sharding import MeshError
 
-PROGRAMS = ("update", "score", "prefill", "decode")
-
 
 def run(options: Any) -> int:
     """The command; `options` as the command line parsed them."""
@@ -22,14 +20,13 @@ def run(options: Any) -> int:
     changes = parse_overrides(options.override) | ({"mesh": options.mesh} if options.mesh else {})
     config = load_config(options.config).override(changes)
     wanted = [name for name in options.programs.split(",") if name]
-    unknown = sorted(set(wanted) - set(PROGRAMS))
-    if unknown or not wanted:
-        raise ConfigError(f"--programs {options.programs}: choose from {', '.join(PROGRAMS)}.")
+    if set(wanted) - set(programs.PROGRAMS):
+        raise ConfigError(f"--programs {options.programs}: choose from {', '.join(programs.PROGRAMS)}.")
     if options.sweep:
         return _sweep(config, options.topology, options.prompt_tokens)
     plan = programs.plan(config, options.topology, prompt=options.prompt_tokens)
     reports = []
-    for name in wanted:
+    for name in wanted or plan.wanted:
         print(f"compiling {name} ...", file=sys.stderr, flush=True)
         reports.append(programs.compile_program(plan, name))
     print("\n".join(report.lines(plan, reports)))
@@ -57,13 +54,13 @@ def _verdict(plan: Plan, reports: list[Report]) -> int:
 
 
 def _sweep(config: Config, topology: str, prompt: int) -> int:
-    """Compile the update step for every candidate and recommend the one with the lowest bound."""
-    rows = config.prompts * config.samples // (config.minibatches * config.microbatches)
+    """Compile the update step for every candidate; recommend the one with the lowest bound beside which the sampler fits."""
+    rows = config.rows // (config.minibatches * config.microbatches)
     devices = len(programs.topology_devices(topology))
     sizes = architecture(config.model, **config.model_options)
-    best: tuple[float, str] | None = None
-    print(f"{'mesh':24}{'remat':7}{'at best':>10}")
-    for mesh, remat in report.candidates(devices, rows, sizes.kv_heads):
+    found: list[tuple[float, int, Plan, Report]] = []
+    print(f"{'mesh':32}{'remat':7}{'at best':>10}")
+    for number, (mesh, remat) in enumerate(report.candidates(devices, rows, sizes)):
         try:
             plan = programs.plan(config, topology, prompt=prompt, mesh=mesh, remat=remat)
         except MeshError as error:
@@ -72,13 +69,13 @@ def _sweep(config: Config, topology: str, prompt: int) -> int:
         one = programs.compile_program(plan, "update")
         print(report.row_of(plan, one), flush=True)
         if report.fits([one], plan):
-            words = ",".join(f"{name}:{size}" for name, size in mesh.items())
-            found = (report.times(one, plan.chip, plan.chips).best, f"mesh={words}, remat={remat}")
-            best = found if best is None else min(best, found)
-    if best is None:
-        print(
-            "entjax: nothing fits: raise microbatches, lower chunk, or take a larger slice.", file=sys.stderr
-        )
-        return 2
-    print(f"\nrecommended: {best[1]}")
-    return 0
+            found.append((report.times(one, plan.chip, plan.chips).best, number, plan, one))
+    for _, _, plan, update in sorted(found, key=lambda x: x[:2]):
+        wrong = report.faults([update, programs.compile_program(plan, "decode")], plan)
+        words = ",".join(f"{name}:{size}" for name, size in plan.layout.mesh.shape.items())
+        if not wrong:
+            print(f"\nrecommended: mesh={words}, remat={plan.architecture.remat}")
+            return 0
+        print(f"{words} is passed over: {wrong[0]}")
+    print("entjax: nothing fits: raise microbatches, lower chunk, or take a larger slice.", file=sys.stderr)
+    return 2

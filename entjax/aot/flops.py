@@ -34,8 +34,11 @@ def attention(c: DecoderConfig, keys: float) -> float:
     return 4.0 * c.layers * c.heads * c.head_dim * keys
 
 
-def work_of(c: DecoderConfig, sizes: Any, program: str) -> Work:
-    """The arithmetic of the update, score, prefill or (one token of every row) decode program."""
+def work_of(c: DecoderConfig, sizes: Any, program: str, *, reads: float = 0.0) -> Work:
+    """The arithmetic of the update, score, prefill or (one token of every row) decode program; `reads` is the share of the
+    rows that the update looks at once more, without gradient, before it decides."""
+    if program == "reshard":
+        return Work(0.0, 0.0, 0)
     if program == "decode":
         tokens = sizes.at_once
         done = tokens * (2.0 * (matrices(c) + head(c)) + attention(c, sizes.prompt + sizes.new))
@@ -47,4 +50,5 @@ def work_of(c: DecoderConfig, sizes: Any, program: str) -> Work:
     if program != "update":
         return Work(tokens * (causal + top), tokens * (full + top), tokens)
     again = {"none": 0.0, "dots": attention(c, length), "full": full}[c.remat]
-    return Work(3 * tokens * (causal + top), tokens * (3 * full + again + 3 * top), tokens)
+    seen = reads * (full + top)
+    return Work(3 * tokens * (causal + top), tokens * (3 * full + again + 3 * top + seen), tokens)

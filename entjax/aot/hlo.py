@@ -22,9 +22,8 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([^\s(]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([^\s=]+) = (.*)$")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](\{[^{}]*\})?")
 _OPCODE = re.compile(r"\s([a-z][\w-]*)\(")
-_CALLED = re.compile(
-    r"(?:calls|to_apply|body|branch_computations|called_computations)=\{?(%[^,}\s]+(?:, %[^,}\s]+)*)\}?"
-)
+_CALLS = "calls|to_apply|body|branch_computations|true_computation|false_computation|called_computations"
+_CALLED = re.compile(rf"(?:{_CALLS})=\{{?(%[^,}}\s]+(?:, %[^,}}\s]+)*)\}}?")
 
 
 class Instruction(NamedTuple):
@@ -39,14 +38,14 @@ class Program(NamedTuple):
     """The computations of a module, and how often each of them runs."""
 
     computations: Mapping[str, tuple[Instruction, ...]]
-    times: Mapping[str, int]
+    times: Mapping[str, float]
 
 
 class Collective(NamedTuple):
     """One collective of the program: how often, over how many devices, and the bytes that a device sends for it each time."""
 
     kind: str
-    times: int
+    times: float
     group: int
     bytes: float
     where: str
@@ -56,8 +55,9 @@ class Collective(NamedTuple):
         return self.times * self.bytes
 
 
-def parse(text: str, *, open_loops: int = 1) -> Program:
-    """Read a compiled module's text; a loop without a constant end counts as `open_loops` runs of its body."""
+def parse(text: str, *, open_loops: int = 1, branches: float = 1.0) -> Program:
+    """Read a compiled module's text. A loop without a constant end counts as `open_loops` runs of its body, and every branch
+    of a conditional as `branches` of a run."""
     computations: dict[str, list[Instruction]] = {}
     entry, here = "", None
     for line in text.splitlines():
@@ -70,7 +70,7 @@ def parse(text: str, *, open_loops: int = 1) -> Program:
         elif here is not None and (found := _INSTRUCTION.match(line)):
             here.append(_instruction(found[1], found[2]))
     frozen = {name: tuple(body) for name, body in computations.items()}
-    return Program(frozen, _times(frozen, entry, open_loops))
+    return Program(frozen, _times(frozen, entry, open_loops, branches))
 
 
 def _instruction(name: str, text: str) -> Instruction:
@@ -88,18 +88,20 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _times(
-    computations: Mapping[str, tuple[Instruction, ...]], entry: str, open_loops: int
-) -> dict[str, int]:
-    times: dict[str, int] = {}
+    computations: Mapping[str, tuple[Instruction, ...]], entry: str, open_loops: int, branches: float
+) -> dict[str, float]:
+    times: dict[str, float] = {}
 
-    def visit(name: str, count: int) -> None:
+    def visit(name: str, count: float) -> None:
         times[name] = times.get(name, 0) + count
         for instruction in computations.get(name, ()):
-            loop = instruction.opcode == "while"
-            inner = count * ((_trips(computations, instruction) or open_loops) if loop else 1)
-            for group in _CALLED.findall(instruction.rest):
-                for called in group.split(", "):
-                    visit(called.removeprefix("%"), inner)
+            inner = count
+            if instruction.opcode == "while":
+                inner *= _trips(computations, instruction) or open_loops
+            elif instruction.opcode == "conditional":
+                inner *= branches
+            for called in _called(instruction):
+                visit(called, inner)
 
     visit(entry, 1)
     return times
@@ -203,7 +205,7 @@ def _sent(kind: str, i: Instruction, group: int) -> float:
 # Memory traffic ----------------------------------------------------------------------------------------------------------------
 
 
-def traffic(program: Program) -> int:
+def traffic(program: Program) -> float:
     """Bytes read from and written to HBM: the operands and results of every instruction that runs, slices at their own size."""
     inside = {
         called

@@ -1,13 +1,15 @@
 """The programs of a run compiled for a TPU slice on a machine without TPUs: do they fit, what do they move, how fast at best?
 
-The update step, the scoring pass and the sampler's prefill and decode step are the very functions that `entjax train` runs,
-lowered for the shapes and shardings of a config and compiled by libtpu for a named topology. Shown by this: HBM per chip,
-collectives, traffic, and the time that the chip's published ceilings allow. Not shown: numerics and real speed.
+The update step, the scoring pass, the copy of the weights for the sampler and the sampler's prefill and decode step are the very
+functions that `entjax train` runs, lowered for the shapes and shardings of a config and compiled by libtpu for a named topology.
+Shown by this: HBM per chip, collectives, traffic, and the time that the chip's published ceilings allow. Not shown: numerics
+and real speed.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import time
 from typing import Any, NamedTuple
@@ -30,6 +32,7 @@ from entjax.sharding import Layout, make_mesh
 from entjax.step import make_score
 from entjax.types import Rollout
 
+PROGRAMS = ("update", "score", "reshard", "prefill", "decode")
 USABLE = 0.96  # of HBM; the runtime keeps the rest
 DECODE_STEPS = 128  # tokens per call of the decode loop, over which what happens once a call is spread
 
@@ -62,17 +65,41 @@ class Plan(NamedTuple):
     def chips(self) -> int:
         return self.layout.mesh.size // self.chip.devices
 
+    @property
+    def weights_of_device(self) -> int:
+        """Bytes of the trainer's weights on one device."""
+        weights = jax.tree.leaves(_state(self).params)
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in weights)
+
+    @property
+    def scored(self) -> bool:
+        """Does this run score its rollouts?"""
+        return setup.scored(self.config, setup.make_objective(self.config), _rollout(self))
+
+    @property
+    def reads(self) -> float:
+        """The share of the minibatches that read the policy in the update; the scoring pass has read it for the first."""
+        asked = bool(setup.make_objective(self.config).per_step.reads)
+        return asked * (1 - self.scored / self.config.minibatches)
+
+    @property
+    def wanted(self) -> list[str]:
+        """The programs of this run, in the order of the table."""
+        own = self.config.sampler_sharding is not None
+        return ["update", *["score"] * self.scored, *["reshard"] * own, "prefill", "decode"]
+
 
 class Report(NamedTuple):
     """One compiled program, per device where not said otherwise."""
 
     program: str
     seconds: float  # of compilation
+    cpu: float  # seconds of all cores of this machine
     arguments: int  # bytes
     temporaries: int
     peak: int  # as the compiler gives it; None where it does not
     collectives: dict[str, float]  # bytes sent
-    traffic: int
+    traffic: float
     work: Work
     fault: str = ""  # why it could not be compiled
 
@@ -131,11 +158,12 @@ def plan(
     return Plan(config, chip, layout, model, shapes)
 
 
-def programs(p: Plan) -> dict[str, Any]:
+def lowering(p: Plan) -> dict[str, Any]:
     """name -> a function that lowers the program."""
     return {
         "update": lambda: _update(p),
         "score": lambda: _score(p),
+        "reshard": lambda: _reshard(p),
         "prefill": lambda: _prefill(p),
         "decode": lambda: _decode(p),
     }
@@ -143,23 +171,25 @@ def programs(p: Plan) -> dict[str, Any]:
 
 def compile_program(p: Plan, name: str) -> Report:
     """Compile one program and read what it needs and moves."""
-    started = time.perf_counter()
-    work = work_of(p.architecture, p.sizes, name)
+    started, cpu = time.perf_counter(), time.process_time()
+    spent = lambda: (time.perf_counter() - started, time.process_time() - cpu)
+    work = work_of(p.architecture, p.sizes, name, reads=p.reads)
     try:
-        compiled = programs(p)[name]().compile()
+        compiled = lowering(p)[name]().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
-        return Report(name, time.perf_counter() - started, 0, 0, 0, {}, 0, work, _first_sentence(str(error)))
+        return Report(name, *spent(), 0, 0, 0, {}, 0, work, _first_sentence(str(error)))
     memory = compiled.memory_analysis()
     calls = DECODE_STEPS if name == "decode" else 1
-    program = hlo.parse(compiled.as_text(), open_loops=calls)
+    # The update's one conditional is the reading of the policy, left out where the scoring pass has done it.
+    program = hlo.parse(compiled.as_text(), open_loops=calls, branches=p.reads if name == "update" else 1.0)
     moved: dict[str, float] = {}
     for one in hlo.collectives(program, p.layout.mesh.size):
         moved[one.kind] = moved.get(one.kind, 0.0) + one.total / calls
     return Report(
         name,
-        time.perf_counter() - started,
+        *spent(),
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes
         + memory.output_size_in_bytes
@@ -167,7 +197,7 @@ def compile_program(p: Plan, name: str) -> Report:
         + memory.generated_code_size_in_bytes,
         int(getattr(memory, "peak_memory_in_bytes", 0) or 0),
         moved,
-        hlo.traffic(program) // calls,
+        hlo.traffic(program) / calls,
         work,
     )
 
@@ -177,17 +207,17 @@ def _first_sentence(text: str) -> str:
     return (lines or text.splitlines())[0][:200]
 
 
-# The four programs ----------------------------------------------------------------------------------------------------------
+# The programs ---------------------------------------------------------------------------------------------------------------
 
 
-def _rollout(p: Plan, extra: dict[str, Any]) -> Rollout:
+def _rollout(p: Plan) -> Rollout:
+    """A batch as it comes from the sampler."""
     b, t = p.sizes.rows, p.sizes.length
     rows = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=p.layout.rows)
     wide = jnp.float32
     return Rollout(
         tokens=rows(jnp.int32, b, t), mask=rows(bool, b, t), logp=rows(wide, b, t), entropy=rows(wide, b, t),
         old_logp=rows(wide, b, t), reward=rows(wide, b), group=rows(jnp.int32, b),
-        extra={name: rows(x.dtype, *x.shape) for name, x in extra.items()},
         temperature=jax.ShapeDtypeStruct((), wide, sharding=p.layout.whole),
     )  # fmt: skip
 
@@ -199,16 +229,37 @@ def _state(p: Plan) -> Any:
 
 
 def _score(p: Plan) -> Any:
-    score = setup.make_scoring(p.config, p.model, setup.make_objective(p.config), p.layout)
-    return score.lower(_state(p), _rollout(p, {}))
+    return setup.make_scoring_pass(p.config, p.model, setup.make_objective(p.config), p.layout).lower(
+        _state(p), _rollout(p)
+    )
 
 
 def _update(p: Plan) -> Any:
     objective, optimizer = setup.make_objective(p.config), setup.make_optimizer(p.config)
-    state = _state(p)
-    scored = jax.eval_shape(make_score(p.model, objective, microbatches=1), state, _rollout(p, {}))
     step = setup.make_step(p.config, p.model, objective, optimizer, p.layout)
-    return step.lower(state, _rollout(p, scored.extra))
+    return step.lower(_state(p), scored_rollout(p))
+
+
+def scored_rollout(p: Plan) -> Rollout:
+    """A batch as it comes from the scoring pass: rows stay with their devices, scalars are everywhere."""
+    rollout = _rollout(p)
+    if not p.scored:
+        return rollout.replace(old_logp=None)
+    objective = setup.make_objective(p.config)
+    shapes = jax.eval_shape(make_score(p.model, objective), _state(p), rollout)
+    place = lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=p.layout.rows if x.ndim and x.shape[0] == p.sizes.rows else p.layout.whole
+    )
+    return jax.tree.map(place, shapes)
+
+
+def _reshard(p: Plan) -> Any:
+    copy = setup.make_for_sampler(p.config, p.layout, p.model)
+    if copy is None:
+        raise ValueError(
+            "The sampler of this config uses the trainer's weights: there is no reshard program."
+        )
+    return copy.lower(_state(p).params)
 
 
 def _sampler(p: Plan) -> tuple[Any, Any]:

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from entjax.aot.chips import CHIPS, Chip
+from entjax.aot.flops import Work
 from entjax.aot.programs import USABLE, Plan, Report
+from entjax.models import DecoderConfig
 
 GB = 1e9
 TILE = 16  # rows of a tile of bfloat16 on a TPU
@@ -50,28 +52,40 @@ def fits(reports: Sequence[Report], plan: Plan) -> bool:
 
 
 def faults(reports: Sequence[Report], plan: Plan) -> list[str]:
-    """A sentence for every program that does not fit into the chip's memory."""
-    have = plan.chip.hbm / plan.chip.devices
+    """A sentence for every program that does not fit into the chip's memory, and for sampling beside the trainer's state."""
+    limit = USABLE * plan.chip.hbm / plan.chip.devices
+    usable = f"of the {limit / GB:.1f} GB of a device that can be used"
     said = []
     for r in reports:
         if r.fault:
             said.append(f"{r.program} does not fit: {r.fault}")
-        elif r.needed > USABLE * have:
-            said.append(
-                f"{r.program} needs {r.needed / GB:.1f} of the {USABLE * have / GB:.1f} GB of a device that can be used."
-            )
+        elif r.needed > limit:
+            said.append(f"{r.program} needs {r.needed / GB:.1f} {usable}.")
+    both = resident(reports, plan)
+    if not said and both is not None and both > limit:
+        said.append(
+            f"sampling beside the trainer's state needs {both / GB:.1f} {usable}: lower sampler_rows, or cut the "
+            "sampler's weights (sampler_sharding) along an axis."
+        )
     return said
 
 
-def resident(reports: Sequence[Report], plan: Plan) -> str:
-    """The trainer's state stays in memory while the sampler runs: the sum that the table's rows do not show."""
+def resident(reports: Sequence[Report], plan: Plan) -> float | None:
+    """Bytes of a device while the sampler runs: its own, and the trainer's state, which stays. None if a program is missing."""
     by_name = {r.program: r for r in reports if not r.fault}
     if not {"update", "decode"} <= by_name.keys():
-        return ""
-    both = by_name["update"].arguments + by_name["decode"].needed
+        return None
+    shared = plan.weights_of_device if plan.config.sampler_sharding is None else 0
+    return by_name["update"].arguments + by_name["decode"].needed - shared
+
+
+def while_sampling(reports: Sequence[Report], plan: Plan) -> str:
+    """The same as a line of the table."""
+    size = resident(reports, plan)
     have = plan.chip.hbm / plan.chip.devices
-    verdict = "fits" if both <= USABLE * have else "does not fit"
-    return f"while sampling: the trainer's state and the sampler together {both / GB:.1f} GB of {have / GB:.0f} GB: {verdict}"
+    return "" if size is None else (
+        f"while sampling: the trainer's state and the sampler together {size / GB:.1f} GB of {have / GB:.0f} GB"
+    )  # fmt: skip
 
 
 def padded_pieces(plan: Plan) -> str:
@@ -79,7 +93,7 @@ def padded_pieces(plan: Plan) -> str:
     layout, width = plan.layout, plan.architecture.width
     cut = layout.spec(("embed",), (width,))[0]
     parts = math.prod(layout.mesh.shape[name] for name in ((cut,) if isinstance(cut, str) else cut or ()))
-    if parts == 1 or width // parts % TILE == 0:
+    if whole_tiles(width, parts):
         return ""
     return (
         f"hint: the width of {width} in {parts} pieces of {width // parts} is no multiple of {TILE}: the compiler then gathers "
@@ -97,12 +111,12 @@ def lines(plan: Plan, reports: Sequence[Report]) -> Iterator[str]:
     )
     yield ""
     yield (
-        _row("program", "compile", "arguments", "temporary", "peak", "of HBM", "traffic", "sent")
+        _row("program", "CPU time", "arguments", "temporary", "peak", "of HBM", "traffic", "sent")
         + "   collectives"
     )
     for r in reports:
         if r.fault:
-            yield f"{r.program:9}{r.seconds:10.0f} s  {r.fault}"
+            yield f"{r.program:9}{r.cpu:10.0f} s  {r.fault}"
             continue
         share = f"{r.needed / (c.hbm / c.devices):.0%}"
         sizes = (r.arguments, r.temporaries, r.peak)
@@ -111,7 +125,7 @@ def lines(plan: Plan, reports: Sequence[Report]) -> Iterator[str]:
             f"{kind} {size / GB:.2f}" for kind, size in sorted(r.collectives.items(), key=lambda x: -x[1])
         )
         yield (
-            _row(r.program, f"{r.seconds:.0f} s", *map(_size, sizes), share, *map(_size, moved))
+            _row(r.program, f"{r.cpu:.0f} s", *map(_size, sizes), share, *map(_size, moved))
             + f"   {kinds or 'none'}"
         )
     yield ""
@@ -122,7 +136,7 @@ def lines(plan: Plan, reports: Sequence[Report]) -> Iterator[str]:
             t = times(r, c, plan.chips)
             yield _row(r.program, *map(_seconds, t), t.limit, f"{mfu(r, c, plan.chips):.0%}")
     yield from _whole_step(plan, reports)
-    yield from filter(None, (resident(reports, plan), padded_pieces(plan)))
+    yield from filter(None, (while_sampling(reports, plan), padded_pieces(plan)))
 
 
 def _row(first: str, *cells: str) -> str:
@@ -134,18 +148,24 @@ def _size(size: float) -> str:
 
 
 def _whole_step(plan: Plan, reports: Sequence[Report]) -> Iterator[str]:
-    """One RL step at best: prefill, every token of every wave of rows, scoring, update."""
-    best = {r.program: times(r, plan.chip, plan.chips).best for r in reports if not r.fault}
-    if not {"update", "score", "prefill", "decode"} <= best.keys():
+    """One line on an RL step at best: weights to the sampler, prefill, every token of every wave of rows, scoring, update."""
+    best = whole_step(plan, reports)
+    if best is None:
         return
-    waves = -(-plan.sizes.rows // plan.sizes.at_once)
-    rollout = best["prefill"] + waves * plan.sizes.new * best["decode"]
-    total = rollout + best["score"] + best["update"]
+    total = sum(best.values())
+    shares = ", ".join(f"{name} {value / total:.0%}" for name, value in best.items())
     yield ""
-    yield (
-        f"one step at best, every row at full length: {_seconds(total)} "
-        f"(rollout {rollout / total:.0%}, scoring {best['score'] / total:.0%}, update {best['update'] / total:.0%})"
-    )
+    yield f"one step at best, every row at full length: {_seconds(total)} ({shares})"
+
+
+def whole_step(plan: Plan, reports: Sequence[Report]) -> dict[str, float] | None:
+    """Seconds at best of the parts of an RL step, every row sampled to its full length; None if a program is missing."""
+    best = {r.program: times(r, plan.chip, plan.chips).best for r in reports if not r.fault}
+    if not set(plan.wanted) <= best.keys():
+        return None
+    waves = -(-plan.sizes.rows // plan.sizes.at_once)
+    rollout = best.get("reshard", 0.0) + best["prefill"] + waves * plan.sizes.new * best["decode"]
+    return {"rollout": rollout, "scoring": best.get("score", 0.0), "update": best["update"]}
 
 
 def other_chips(reports: Sequence[Report], chips: int) -> Iterator[str]:
@@ -172,25 +192,34 @@ def _seconds(value: float) -> str:
     )
 
 
-def meshes(devices: int, rows: int, kv_heads: int) -> list[dict[str, int]]:
-    """Mesh shapes worth trying: fsdp times tensor, tensor no larger than cuts key heads evenly, rows that divide."""
+def meshes(devices: int, rows: int, sizes: DecoderConfig) -> list[dict[str, int]]:
+    """Mesh shapes worth trying: fsdp times tensor, tensor no larger than cuts key heads evenly, rows that divide. Where so much
+    fsdp cuts the width into pieces that fill no tile, also less of it and the rest as replica."""
     found = []
     for tensor in (1, 2, 4, 8):
-        fsdp = devices // tensor
-        if devices % tensor == 0 and kv_heads % tensor == 0 and rows % fsdp == 0:
-            found.append({"fsdp": fsdp, "tensor": tensor} if tensor > 1 else {"fsdp": fsdp})
+        shards = devices // tensor
+        if devices % tensor or sizes.kv_heads % tensor or rows % shards:
+            continue
+        most = max(n for n in range(1, shards + 1) if shards % n == 0 and whole_tiles(sizes.width, n))
+        for fsdp in sorted({shards, most}, reverse=True):
+            mesh = {"replica": shards // fsdp, "fsdp": fsdp, "tensor": tensor}
+            found.append({name: size for name, size in mesh.items() if size > 1 or name == "fsdp"})
     return found
 
 
-def candidates(devices: int, rows: int, kv_heads: int) -> list[tuple[dict[str, int], str]]:
-    """(mesh, remat policy) pairs of a sweep, the most likely first."""
-    return list(itertools.product(meshes(devices, rows, kv_heads), ("full", "dots")))
+def whole_tiles(width: int, parts: int) -> bool:
+    return parts == 1 or (width % parts == 0 and width // parts % TILE == 0)
+
+
+def candidates(devices: int, rows: int, sizes: DecoderConfig) -> list[tuple[dict[str, int], str]]:
+    """(mesh, remat policy) pairs of a sweep."""
+    return list(itertools.product(meshes(devices, rows, sizes), ("full", "dots")))
 
 
 def row_of(plan: Plan, report: Report) -> str:
     """One line of a sweep."""
     shape = ",".join(f"{name}:{size}" for name, size in plan.layout.mesh.shape.items())
-    head = f"{shape:24}{plan.architecture.remat:7}"
+    head = f"{shape:32}{plan.architecture.remat:7}"
     if report.fault or not fits([report], plan):
         return f"{head}{'-':>10}   {(faults([report], plan) or [report.fault])[0]}"
     t = times(report, plan.chip, plan.chips)
@@ -202,7 +231,8 @@ def summary(plan: Plan, reports: Sequence[Report]) -> dict[str, Any]:
     """The table as JSON values."""
     return {
         "chip": plan.chip.name, "chips": plan.chips, "mesh": dict(plan.layout.mesh.shape), "sizes": plan.sizes._asdict(),
-        "remat": plan.architecture.remat, "faults": faults(reports, plan),
+        "remat": plan.architecture.remat, "faults": faults(reports, plan), "while_sampling": resident(reports, plan),
+        "step": whole_step(plan, reports),
         "programs": [
             {**r._asdict(), "work": r.work._asdict(), "needed": r.needed,
              "times": {} if r.fault else times(r, plan.chip, plan.chips)._asdict(),
@@ -210,3 +240,9 @@ def summary(plan: Plan, reports: Sequence[Report]) -> dict[str, Any]:
             for r in reports
         ],
     }  # fmt: skip
+
+
+def reports_of(table: dict[str, Any]) -> list[Report]:
+    """The reports that a summary was made from."""
+    kept = [{name: one[name] for name in Report._fields} for one in table["programs"]]
+    return [Report(**{**one, "work": Work(**one["work"])}) for one in kept]

@@ -98,6 +98,26 @@ def test_an_open_loop_counts_as_told():
     assert hlo.parse(text).times["body"] == 1 and hlo.parse(text, open_loops=100).times["body"] == 100
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "branch_computations={%body_once, %nothing}",
+        "true_computation=%body_once, false_computation=%nothing",
+    ],
+)
+def test_branches_count_as_told(call):
+    """A ring step inside a loop of four, in a branch that is taken in three quarters of the runs."""
+    branch = "%body_once (q: f32[8,128]) -> f32[8,128] {\n  ROOT %r = f32[8,128]{1,0} collective-permute(%q), channel_id=9\n}\n\n"
+    body = "  %branched = f32[8,128]{1,0} conditional(%i.1, %x, %x), " + call + "\n  %next ="
+    text = TPU.replace("%body (p:", branch + "%body (p:", 1).replace("  %next =", body, 1)
+    one = next(
+        c
+        for c in hlo.collectives(hlo.parse(text, branches=0.75), 32)
+        if c.kind == "collective-permute" and c.where == ""
+    )
+    assert one.times == 3 and one.total == 3 * ROW
+
+
 @pytest.mark.parametrize("layers", [3, 7])
 def test_a_scanned_program_of_this_machine(layers):
     """Weights cut over 8 devices and gathered in a scan over layers: layers times the bytes of one, as XLA does not say."""

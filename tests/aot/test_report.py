@@ -1,5 +1,6 @@
 """Counts of arithmetic against XLA's on an unrolled model, the ceilings, and the verdicts."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -49,11 +50,22 @@ def fake(**changes):
         "traffic": 819e9,
         "collectives": {"all-gather": 2e9},
     }
-    base = {"program": "update", "seconds": 1.0, "work": flops.Work(16 * 98.5e12, 16 * 197e12, 1), **sizes}
+    base = {
+        "program": "update",
+        "seconds": 1.0,
+        "cpu": 2.0,
+        "work": flops.Work(16 * 98.5e12, 16 * 197e12, 1),
+        **sizes,
+    }
     return Report(**{**base, **changes})
 
 
-PLAN = SimpleNamespace(chip=CHIPS["v5e"], chips=16)
+def plan(own_weights=True):
+    config = SimpleNamespace(sampler_sharding="rules" if own_weights else None)
+    return SimpleNamespace(chip=CHIPS["v5e"], chips=16, config=config, weights_of_device=int(5e9))
+
+
+PLAN = plan()
 
 
 def test_times_are_the_ceilings():
@@ -68,17 +80,24 @@ def test_what_cannot_fit_is_refused():
     assert report.faults([fake()], PLAN) == []
     assert "update needs 17.0 of the 15.4 GB" in report.faults([fake(temporaries=15e9)], PLAN)[0]
     assert "does not fit: Ran out" in report.faults([fake(fault="Ran out of memory")], PLAN)[0]
-    both = report.resident([fake(), fake(program="decode", arguments=12e9)], PLAN)
-    assert "17.0 GB of 16 GB: does not fit" in both
+    both = [fake(), fake(program="decode", arguments=12e9)]
+    assert "sampling beside the trainer's state needs 17.0 of the 15.4 GB" in report.faults(both, PLAN)[0]
+    assert report.faults(both, plan(own_weights=False)) == []  # 5 GB of weights are counted once: 12 GB
 
 
 def test_meshes_of_a_sweep():
-    assert report.meshes(16, 64, 2) == [{"fsdp": 16}, {"fsdp": 8, "tensor": 2}]
-    assert report.meshes(16, 8, 8) == [
+    sizes = tiny(vocab=20, width=1536, layers=1, heads=8, kv_heads=2, context=64)
+    assert report.meshes(16, 64, sizes) == [{"fsdp": 16}, {"fsdp": 8, "tensor": 2}]
+    many = dataclasses.replace(sizes, kv_heads=8)
+    assert report.meshes(16, 8, many) == [
         {"fsdp": 8, "tensor": 2},
         {"fsdp": 4, "tensor": 4},
         {"fsdp": 2, "tensor": 8},
     ]
+    odd = dataclasses.replace(
+        sizes, width=3584, heads=28, head_dim=128, kv_heads=1
+    )  # 56 and 112 rows a piece
+    assert report.meshes(64, 64, odd) == [{"fsdp": 64}, {"replica": 2, "fsdp": 32}]
 
 
 @pytest.mark.parametrize("topology", ["v9:2x2", "v5e"])
