@@ -16,6 +16,7 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "after-all", "iota",
         "partition-id", "replica-id", "optimization-barrier"}  # fmt: skip
+SCATTERED = "all-reduce-scatter"  # the name of a fusion that sums and keeps a piece, which a TPU does as one reduce-scatter
 VMEM = "S(1)"  # arrays that live on the chip and cost no traffic
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([^\s(]+) \(.*\{$")
@@ -167,9 +168,10 @@ def collectives(program: Program, devices: int) -> list[Collective]:
             channel = re.search(r"channel_id=(\d+)", i.rest)
             where = re.search(r'op_name="([^"]*)"', i.rest)
             group = _group(i.rest, devices)
-            one = Collective(
-                kind, program.times[name], group, _sent(kind, i, group), where[1] if where else ""
-            )
+            sent = _sent(kind, i, group)
+            if kind == "all-reduce" and name.startswith(SCATTERED):
+                kind, sent = "reduce-scatter", sent / 2
+            one = Collective(kind, program.times[name], group, sent, where[1] if where else "")
             key = channel[1] if channel else i.name
             if key not in found or one.total > found[key].total:
                 found[key] = one

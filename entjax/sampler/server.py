@@ -25,6 +25,12 @@ from entjax.sampler.keys import sequence_keys
 from entjax.sampler.sampling import Sampling
 from entjax.sampler.state import Completions
 
+RELOAD = "/update_weights_from_disk"
+NO_RELOAD = (
+    " This server cannot change its weights over HTTP (SGLang's TPU port, sglang-jax, could not when this was written): start it "
+    "again with the new folder as its model."
+)
+
 
 class ServerError(RuntimeError):
     """A server did not do what was asked; the message says which and what it answered."""
@@ -41,7 +47,7 @@ class ServerSampler(NamedTuple):
 
     def load(self, folder: str) -> None:
         """Every server takes the weights of a folder; no generation may be under way."""
-        answers = self._to_all("/update_weights_from_disk", {"model_path": str(folder)})
+        answers = self._to_all(RELOAD, {"model_path": str(folder)})
         for url, answer in zip(self.urls, answers, strict=True):
             if not answer.get("success"):
                 raise ServerError(f"{url} did not load {folder}: {answer.get('message', answer)}.")
@@ -123,9 +129,9 @@ class ServerSampler(NamedTuple):
             with urllib.request.urlopen(request, timeout=self.seconds) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            raise ServerError(
-                f"{url}{path} answered {error.code}: {error.read()[:300].decode(errors='replace')}"
-            ) from error
+            said = error.read()[:300].decode(errors="replace")
+            advice = NO_RELOAD if error.code == 404 and path == RELOAD else ""
+            raise ServerError(f"{url}{path} answered {error.code}: {said}{advice}") from error
         except (OSError, json.JSONDecodeError) as error:
             raise ServerError(f"{url}{path} cannot be used: {error}") from error
 

@@ -70,6 +70,17 @@ def test_collectives_of_a_ring_a_gather_and_a_sum():
     assert (total.group, total.bytes) == (8, 2 * ROW * 7 / 8)
 
 
+def test_a_sum_of_which_a_piece_is_kept_goes_around_once():
+    """A TPU program writes its reduce-scatter as a fusion of a sum and a slice."""
+    fused = "%all-reduce-scatter.3 (a: f32[28,8,128], n: s32[]) -> f32[8,128] {"
+    text = TPU.replace("%slice_one (a: f32[28,8,128], n: s32[]) -> f32[8,128] {", fused)
+    text = text.replace("calls=%slice_one", "calls=%all-reduce-scatter.3")
+    summed = "%ar = f32[28,8,128] all-reduce(%a), channel_id=9, replica_groups=[8,4]<=[32], to_apply=%add"
+    text = text.replace("  %zero = s32[] constant(0)", f"  {summed}\n  %zero = s32[] constant(0)", 1)
+    found = next(c for c in hlo.collectives(hlo.parse(text), 32) if c.kind == "reduce-scatter")
+    assert (found.group, found.bytes) == (4, 28 * ROW * 3 / 4)
+
+
 def test_traffic_counts_slices_at_their_size_and_nothing_on_the_chip():
     """Main: one slice of w read and written, the scalar n, gather and sum in and out; the loop: start in and out, negate in."""
     main = (ROW + ROW + 4) + (ROW + 8 * ROW) + (ROW + ROW)

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 CONFIG = """
 import sys
 sys.path.insert(0, {root!r})
-from tests.sharding.runs import config
+from tests.sharding.runs import {made}
 
 def get_config():
-    return config(**{changes!r})
+    return {made}(**{changes!r})
 """
 
 
@@ -36,10 +36,10 @@ def environment(devices):
     }
 
 
-def start(folder, workdir, *, processes, devices, changes, words=()):
-    """The processes of one run of `config(**changes)`; their output goes to FOLDER/log-I."""
+def start(folder, workdir, *, processes, devices, changes, words=(), made="config"):
+    """The processes of one run of `made(**changes)`; their output goes to FOLDER/log-I."""
     folder.mkdir(exist_ok=True)
-    (folder / "small.py").write_text(CONFIG.format(root=str(ROOT), changes=changes))
+    (folder / "small.py").write_text(CONFIG.format(root=str(ROOT), made=made, changes=changes))
     port, running = free_port(), []
     for i in range(processes):
         flags = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes), "--process-id", str(i),

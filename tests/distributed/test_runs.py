@@ -73,13 +73,31 @@ def test_a_checkpoint_of_four_is_resumed_by_two_and_by_one(tmp_path):
             changes=changes,
             words=["--resume"],
         )
-    wanted = [r for r in curves(whole) if "reward/mean" in r]
-    got = [r for r in curves(workdir) if "reward/mean" in r]
+    continues(whole, workdir)
+
+
+def continues(whole, pieces):
+    """Six steps, each with the numbers of the run that was never moved."""
+    wanted, got = ([r for r in curves(run) if "reward/mean" in r] for run in (whole, pieces))
     assert [r["step"] for r in got] == [1, 2, 3, 4, 5, 6]
-    assert first_difference(whole, workdir) is None
+    assert first_difference(whole, pieces) is None
     for a, b in zip(wanted, got, strict=True):
         for name in ("reward/mean", "entropy/mean", "loss", "grad_norm"):
             assert abs(a[name] - b[name]) < CLOSE, (name, a["step"])
+
+
+def test_a_replay_buffer_is_the_same_in_all_processes_and_moves_with_the_checkpoint(tmp_path):
+    """Two processes take steps 1 to 3 and one takes 4 to 6, with successes of earlier steps among the rows before and after."""
+    changes = {"mesh": {"fsdp": 4}}
+    how = {"devices": 4, "processes": 1, "made": "replaying", "changes": {**changes, "steps": 6}}
+    whole = run(tmp_path / "whole", tmp_path / "all", **how)
+    two = {**how, "devices": 2, "processes": 2, "changes": {**changes, "steps": 3}}
+    run(tmp_path / "two", tmp_path / "run", **two)
+    run(tmp_path / "one", tmp_path / "run", **how, words=["--resume"])
+    continues(whole, tmp_path / "run")
+    replayed = {r["step"]: r["replay/rows"] for r in curves(whole) if "replay/rows" in r}
+    print(f"replayed rows by step: {replayed}")
+    assert any(replayed[step] for step in (2, 3)) and any(replayed[step] for step in (4, 5, 6))
 
 
 def steps_done(workdir):

@@ -116,12 +116,16 @@ def test_weights_are_loaded_everywhere_or_refused(servers):
     assert [s.seen[-1] for s in servers] == [("/update_weights_from_disk", {"model_path": "good"})] * 2
     with pytest.raises(ServerError, match="did not load bad: no such folder"):
         sampler(servers).load("bad")
+    servers[0].misbehave = (404, {"detail": "Not Found"})  # what sglang-jax answers
+    with pytest.raises(ServerError, match=r"answered 404.*start it again with the new folder"):
+        sampler(servers).load("good")
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
         ((500, {"error": "out of memory"}), "answered 500: .*out of memory"),
+        ((400, {"error": {"message": "input is too long"}}), "answered 400: .*input is too long"),
         ((200, {"text": "hello"}), "left out log-probs"),
         (
             (200, {"meta_info": {"output_token_logprobs": [], "finish_reason": {"type": "abort"}}}),

@@ -9,7 +9,7 @@ import optax
 import entjax as ej
 from entjax import setup
 from entjax.log import read_lines
-from entjax.rollouts import to_rollout
+from entjax.rollouts import replay, to_rollout
 
 ROWS, LENGTH = 32, 16
 
@@ -29,6 +29,11 @@ def config(**changes):
         "log_samples": ROWS,
     }  # fmt: skip
     return ej.Config(**{**base, **changes})
+
+
+def replaying(**changes):
+    """The same with eight successes of earlier steps in every batch that has them."""
+    return config(strategy=replay(size=8, ready=1.0), recipe="reinforce", **changes)
 
 
 def one_step(c, weights=None):
