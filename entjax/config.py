@@ -16,16 +16,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from entjax.config_checks import ConfigError, check_values
 from entjax.loss import Objective
 from entjax.models import DecoderConfig
-from entjax.rollouts.harvest import as_strategy, full_groups
+from entjax.rollouts import Strategy, as_strategy
+from entjax.rollouts.harvest import full_groups
+from entjax.rollouts.named import strategy_by_name
+from entjax.sft import TextLoss
 from entjax.sharding import ShardingRules
 from entjax.tasks import Task
 from entjax.transform import Transform
-
-
-class ConfigError(ValueError):
-    """Something is wrong with a config; the message says what to change."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,11 @@ class Config:
     microbatches: int = 1  # pieces of one optimizer step, to save memory
     chunk: int = 2048  # tokens whose logits exist at one time
 
+    teacher: str | None = (
+        None  # folder of a checkpoint: the reference policy; None: the policy before the first step
+    )
     sft_steps: int = 0  # supervised steps on worked solutions before the first rollout
+    sft_loss: TextLoss | None = None  # e.g. ej.sft.entropy_sft(); None: likelihood
     sft_batch: int = 256
     sft_lr: float = 3e-3
 
@@ -89,7 +93,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _check_values(self)
+        check_values(self)
 
     @property
     def rows(self) -> int:
@@ -99,16 +103,22 @@ class Config:
         )
 
     def override(self, changes: Mapping[str, Any]) -> Config:
-        """The config with some fields replaced; strings are read as the field's type, `recipe.x` as an option of the recipe."""
+        """The config with some fields replaced; strings are read as the field's type, `recipe.x` as an option of the recipe,
+        `strategy` as the name of one with options `strategy.x`."""
         options = dict(self.recipe_options)
         fields: dict[str, Any] = {}
         if "recipe" in changes and changes["recipe"] != self.recipe:
             options, fields["objective"] = {}, None
+        of_strategy = {}
         for key, value in changes.items():
             if key.startswith("recipe."):
                 options[key.removeprefix("recipe.")] = _literal(value)
-            else:
+            elif key.startswith("strategy."):
+                of_strategy[key.removeprefix("strategy.")] = _literal(value)
+            elif key != "strategy" or not isinstance(value, str):
                 fields[key] = _read(key, value)
+        if of_strategy or isinstance(changes.get("strategy"), str):
+            fields["strategy"] = _strategy(changes.get("strategy"), of_strategy)
         return dataclasses.replace(self, **fields, recipe_options=options)
 
     def identity(self) -> str:
@@ -198,7 +208,8 @@ def _read(key: str, value: Any) -> Any:
     if key not in FIELDS:
         near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.4)
         raise ConfigError(f"There is no config key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ".")
-                          + f" Keys for the command line: {', '.join(SETTABLE)}, recipe.OPTION.")  # fmt: skip
+                          + f" Keys for the command line: {', '.join(SETTABLE)}, recipe.OPTION, strategy, "
+                            "strategy.OPTION.")  # fmt: skip
     kind = TYPES[key]
     if not isinstance(value, str) or kind is str:
         return value
@@ -213,13 +224,25 @@ def _read(key: str, value: Any) -> Any:
             return tuple(part for part in value.split(",") if part)
         if key == "mesh":
             return {name: int(size) for name, size in (part.split(":") for part in value.split(",") if part)}
-        if key == "model":
+        if key in ("model", "teacher"):
             return value
     except (KeyError, ValueError) as error:
         raise ConfigError(f"{key}={value}: expected {_name(kind)}.") from error
     raise ConfigError(
         f"'{key}' holds {_name(kind)} and can only be set in a config file. Settable: {', '.join(SETTABLE)}."
     )
+
+
+def _strategy(name: Any, options: Mapping[str, Any]) -> Strategy:
+    """strategy=NAME strategy.OPTION=VALUE of the command line."""
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"strategy.{next(iter(options))} is an option of a strategy that is named: add strategy=NAME."
+        )
+    try:
+        return strategy_by_name(name, options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _literal(value: Any) -> Any:
@@ -255,61 +278,6 @@ def _check_types(config: Config) -> None:
     if not isinstance(config.model, (DecoderConfig, str)):
         raise ConfigError(
             f"model={config.model!r}: expected ej.models.tiny(...), a DecoderConfig, or a checkpoint folder."
-        )
-
-
-POSITIVE = ("prompts", "samples", "max_new_tokens", "temperature", "lr", "minibatches", "microbatches", "chunk", "sampler_rows",
-            "sft_batch", "sft_lr", "eval_prompts", "eval_samples", "save_every", "keep", "stop_after_skips")  # fmt: skip
-NOT_NEGATIVE = ("steps", "seed", "lr_warmup", "weight_decay", "clip_gradient", "sft_steps", "eval_every", "log_samples",
-                "dynamic_sampling")  # fmt: skip
-LARGEST = 2**31 - 1
-
-
-def _check_values(c: Config) -> None:
-    for name in POSITIVE + NOT_NEGATIVE:
-        value = getattr(c, name)
-        low = value > 0 if name in POSITIVE else value >= 0
-        if not low or not value <= LARGEST:
-            raise ConfigError(
-                f"{name}={value}: must be {'greater than 0' if name in POSITIVE else 'at least 0'} and finite."
-            )
-    try:
-        rows = c.rows
-    except ValueError as error:
-        raise ConfigError(f"strategy: {error}") from error
-    if c.strategy is not None and c.dynamic_sampling:
-        raise ConfigError(
-            f"dynamic_sampling={c.dynamic_sampling} belongs to plain groups and a strategy is set: leave one of them out."
-        )
-    if rows % (c.minibatches * c.microbatches):
-        made = "prompts * samples" if rows == c.prompts * c.samples else "The strategy's"
-        raise ConfigError(
-            f"{made} = {rows} rows cannot be split into minibatches={c.minibatches} times "
-            f"microbatches={c.microbatches}: choose numbers whose product divides {rows}."
-        )
-    if c.lr_decay not in ("constant", "linear", "cosine"):
-        raise ConfigError(f"lr_decay={c.lr_decay!r}: choose 'constant', 'linear' or 'cosine'.")
-    if not c.eval_k or min(c.eval_k) < 1 or max(c.eval_k) > c.eval_samples:
-        raise ConfigError(f"eval_k={c.eval_k}: every k must lie between 1 and eval_samples={c.eval_samples}.")
-    if c.sft_steps and c.task.solution is None:
-        raise ConfigError(
-            f"sft_steps={c.sft_steps}, but the task {c.task.name} offers no worked solutions: set sft_steps=0."
-        )
-    if isinstance(c.model, DecoderConfig) and c.task.alphabet is None:
-        raise ConfigError(
-            f"The task {c.task.name} is not character-level: `model` must be a checkpoint folder with a tokenizer."
-        )
-    if isinstance(c.model, DecoderConfig) and c.max_new_tokens >= c.model.context:
-        raise ConfigError(
-            f"max_new_tokens={c.max_new_tokens} does not fit into the model's context of {c.model.context} tokens."
-        )
-    if c.profile:
-        first, colon, last = c.profile.partition(":")
-        if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
-            raise ConfigError(f"profile={c.profile!r}: expected FIRST:LAST, e.g. 10:12.")
-    if c.steps and c.lr_warmup > c.steps * c.minibatches:
-        raise ConfigError(
-            f"lr_warmup={c.lr_warmup} is longer than the run of {c.steps * c.minibatches} optimizer steps."
         )
 
 

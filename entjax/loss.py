@@ -9,7 +9,7 @@ is decided before the gradient, so the loss of a batch is the sum of the losses 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,19 @@ class Objective:
         per_token: Surrogate = ppo_clip,
         *,
         reference_decay: float = 1.0,
+        teacher: Any = None,
     ):
         """`per_rollout` runs once per rollout batch (behaviour statistics), `per_step` once per optimizer step (the current
         policy), `per_token` inside the gradient. `reference_decay`: 1 keeps the reference policy frozen, less makes it an
-        exponential moving average of the policy."""
+        exponential moving average of the policy. `teacher`: a module that is the reference policy, of any structure over the
+        same vocabulary; None: the policy as it was at the start."""
         if not 0.0 <= reference_decay <= 1.0:
             raise ValueError(f"reference_decay must lie in [0, 1], got {reference_decay}.")
+        if teacher is not None and reference_decay < 1.0:
+            raise ValueError(
+                f"reference_decay={reference_decay} moves the reference towards the policy, which a teacher does not do: leave "
+                "one of them out."
+            )
         first = chain(per_rollout or identity(), name="per_rollout")
         second = chain(per_step or identity(), name="per_step")
         if "scale" not in first.owns | second.owns:
@@ -48,11 +55,22 @@ class Objective:
         self.per_step = second
         self.per_token = per_token
         self.reference_decay = float(reference_decay)
+        self.teacher = teacher
 
     @property
     def parts(self) -> tuple[Transform, ...]:
         """All transforms, in the order in which they run."""
         return (*(self.per_rollout.parts or ()), *(self.per_step.parts or ()))
+
+    def taught_by(self, teacher: Any) -> Objective:
+        """The same objective with that module for the reference policy."""
+        return Objective(
+            self.per_rollout,
+            self.per_step,
+            self.per_token,
+            reference_decay=self.reference_decay,
+            teacher=teacher,
+        )
 
     @property
     def remembers(self) -> dict[str, vocab.Feature]:

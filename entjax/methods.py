@@ -137,7 +137,8 @@ ROOMS = ("rewards", "advantages", "weights", "clips", "regularizers", "averages"
 def home(part: Transform) -> Path:
     """The file that a transform comes from: the one in its rooms that gives it its name."""
     root = Path(__file__).parent
-    named = re.compile(rf'(tunable|stateless|stateful|Transform)\(\s*"{part.name}"|^def {part.name}\(', re.M)
+    name = part.name.partition("/")[0]  # one transform twice in a chain: full_kl/forward, full_kl/reverse
+    named = re.compile(rf'(tunable|stateless|stateful|Transform)\(\s*"{name}"|^def {name}\(', re.M)
     for path in (path for room in ROOMS for path in sorted((root / room).glob("*.py"))):
         if named.search(path.read_text()):
             return path.relative_to(root.parent)

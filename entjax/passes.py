@@ -32,15 +32,23 @@ def aligned(hidden: Array, pack: Pack | None) -> Array:
 
 
 def policy_features(
-    graphdef, params, reference, rollout: Rollout, wanted: dict, chunk: int | Chunks, pack: Pack | None = None
+    graphdef,
+    params,
+    reference,
+    rollout: Rollout,
+    wanted: dict,
+    chunk: int | Chunks,
+    pack: Pack | None = None,
+    teacher=None,
 ) -> dict[str, Array]:
-    """Features of the policy, without gradient: at every token [B, T], or at the places of the pack."""
+    """Features of the policy, without gradient: at every token [B, T], or at the places of the pack. `teacher`: the
+    structure of the reference policy; None: that of the policy."""
     hidden, head = forward(graphdef, params, rollout, pack)
     tokens, side, reference_head = rollout.tokens, per_token_inputs(rollout), None
     if pack is not None:
         tokens, side = pack.gather((tokens, side))
     if reference is not None and vocab.reads_reference_logits(wanted):
-        reference_hidden, reference_head = forward(graphdef, reference, rollout, pack)
+        reference_hidden, reference_head = forward(teacher or graphdef, reference, rollout, pack)
         side["ref_hidden"] = aligned(reference_hidden, pack)
     return vocab.features(
         aligned(hidden, pack), head, tokens, wanted, side,

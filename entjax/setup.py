@@ -26,6 +26,7 @@ from entjax.sampler import Sampler, Sampling, Shapes, make_sampler
 from entjax.sharding import Layout, MeshError, beside, make_mesh, mirror, resharder
 from entjax.step import TrainState, init_train_state, make_score, make_train_step
 from entjax.tasks import Example, Scorer, Task, Tokenizer, char_tokenizer, hf_tokenizer, scorer
+from entjax.teacher import Teacher, make_teacher
 from entjax.transform import NOTHING
 from entjax.types import Rollout
 from entjax.vocab import Chunks
@@ -53,15 +54,16 @@ class Parts(NamedTuple):
     for_sampler: Callable[[Any], Any] | None = (
         None  # the trainer's weights laid out for the sampler; None: as they are
     )
+    teacher: Teacher | None = None
 
     def fresh_state(self) -> TrainState:
         """The state before the first step; on a mesh every device makes its own pieces."""
         graphdef, params = nnx.split(self.model)
         key = jax.random.key(self.config.seed)
-        make = lambda params: init_train_state(
-            nnx.merge(graphdef, params), self.objective, self.optimizer, key
-        )
-        return beside(make, params)
+        plain = self.objective.taught_by(None)  # a teacher lies on its devices already
+        make = lambda params: init_train_state(nnx.merge(graphdef, params), plain, self.optimizer, key)
+        state = beside(make, params)
+        return state if self.teacher is None else self.teacher.enter(state)
 
     def like(self) -> TrainState:
         """A state to restore into: on a mesh shapes and places only, so that nothing is held twice."""
@@ -72,10 +74,10 @@ class Parts(NamedTuple):
 
     def with_weights(self, state: TrainState, params: Any) -> TrainState:
         """The state with other weights: a new optimizer state, and a reference that starts from them."""
-        reference = None if state.reference is None else jax.tree.map(jnp.copy, params)
-        return state.replace(
-            params=params, opt_state=beside(self.optimizer.init, params), reference=reference
-        )
+        state = state.replace(params=params, opt_state=beside(self.optimizer.init, params))
+        if state.reference is None or self.teacher is not None:
+            return state
+        return state.replace(reference=jax.tree.map(jnp.copy, params))
 
     def tools(self, params: Any, step: int, *, samples: int | None = None, temperature: float | None = None,
               knobs: Mapping[str, Any] = NOTHING, held_out: bool = False) -> Tools:  # fmt: skip
@@ -84,32 +86,30 @@ class Parts(NamedTuple):
         n = c.samples if samples is None else samples
         base = jax.random.fold_in(jax.random.key(c.seed), 2 if held_out else 1)
         params = self.for_sampler(params) if self.for_sampler else params
+        taught = None if self.teacher is None or held_out else (self.teacher.sampler, self.teacher.params)
         policy_temperature = c.temperature if temperature is None else temperature
         rules = None if held_out else c.rules(knobs) if callable(c.rules) else c.rules
-
-        def generate(
-            tokens: Sequence[Sequence[int]],
-            *,
-            samples=n,
-            prompt_ids=None,
-            temperature=policy_temperature,
-            rules=rules,
-            key=base,
-        ):
-            how = Sampling(c.max_new_tokens, temperature, rules, (), c.stop)
-            return self.sampler.generate(
-                params, tokens, how, key=key, step=step, samples=samples, prompt_ids=prompt_ids
-            )
 
         def draw(count: int) -> list[Example]:
             return self.stream.take(count)
 
-        how = Sampling(c.max_new_tokens, policy_temperature, rules, (), c.stop)
-        text = self.tokenizer
-        stepper = Stepper(self.sampler, params, how, base, step, text.encode, text.decode)
+        def of(sampler: Sampler, params: Any, teacher: Tools | None = None) -> Tools:
+            def generate(tokens: Sequence[Sequence[int]], *, samples=n, prompt_ids=None, temperature=policy_temperature,
+                         rules=rules, key=base):  # fmt: skip
+                how = Sampling(c.max_new_tokens, temperature, rules, (), c.stop)
+                return sampler.generate(
+                    params, tokens, how, key=key, step=step, samples=samples, prompt_ids=prompt_ids
+                )
+
+            how = Sampling(c.max_new_tokens, policy_temperature, rules, (), c.stop)
+            stepper = Stepper(sampler, params, how, base, step, text.encode, text.decode)
+            return Tools(
+                generate, self.encode, text.decode, score, draw, n, stepper, canonical, seed, teacher
+            )
+
+        text, seed = self.tokenizer, (c.seed, step, int(held_out))
         score, canonical = distributed.scoring(self.scorer.score), c.task.canonical or same_text
-        seed = (c.seed, step, int(held_out))
-        return Tools(generate, self.encode, text.decode, score, draw, n, stepper, canonical, seed)
+        return of(self.sampler, params, None if taught is None else of(*taught))
 
     def encode(self, example: Example) -> list[int]:
         """The prompt's token ids, through the chat template where the tokenizer has one."""
@@ -123,6 +123,18 @@ def build(config: Config) -> Parts:
     objective = make_objective(config)
     layout = make_layout(config)
     model = make_model(config, tokenizer, layout)
+    sampling = {
+        "eos_ids": tokenizer.stop_ids or (tokenizer.eos_id,),
+        "pad_id": tokenizer.pad_id,
+        "text": tokenizer.decode,
+        "rows_sharding": layout and layout.rows,
+        "shapes": Shapes(at_once=config.sampler_rows),
+    }
+    teacher = None
+    if config.teacher:
+        loaded = load_checkpoint(config, layout, config.teacher)
+        teacher = make_teacher(loaded, model, objective, sampling)
+        objective = objective.taught_by(teacher.model)
     optimizer = make_optimizer(config)
     examples = eval_examples(config)
     parts = Parts(
@@ -131,10 +143,7 @@ def build(config: Config) -> Parts:
         tokenizer=tokenizer,
         objective=objective,
         optimizer=optimizer,
-        sampler=make_sampler(
-            model, eos_ids=tokenizer.stop_ids or (tokenizer.eos_id,), pad_id=tokenizer.pad_id, text=tokenizer.decode,
-            rows_sharding=layout and layout.rows, shapes=Shapes(at_once=config.sampler_rows),
-        ),
+        sampler=make_sampler(model, **sampling),
         score=placed(layout, make_scoring(config, model, objective, layout)),
         step=placed(layout, make_step(config, model, objective, optimizer, layout)),
         plan=make_plan(config, model, layout),
@@ -144,6 +153,7 @@ def build(config: Config) -> Parts:
         eval_examples=examples,
         layout=layout,
         for_sampler=make_for_sampler(config, layout, model),
+        teacher=teacher,
     )  # fmt: skip
     check_prompts(parts)
     return parts
@@ -192,14 +202,14 @@ def make_model(config: Config, tokenizer: Tokenizer, layout: Layout | None = Non
     return model
 
 
-def load_checkpoint(config: Config, layout: Layout | None) -> nnx.Module:
-    """The decoder of a Hugging Face folder; on a mesh every process keeps only its pieces."""
-    options = dict(config.model_options)
+def load_checkpoint(config: Config, layout: Layout | None, folder: Any = None) -> nnx.Module:
+    """The decoder of a Hugging Face folder (`model` by default); on a mesh every process keeps only its pieces."""
+    options, folder = dict(config.model_options), folder or config.model
     if layout is None:
-        return load_hf(config.model, **options)
+        return load_hf(folder, **options)
     model = load_hf(
-        config.model,
-        shardings=layout.weights(abstract_params(load_config(config.model, **options))),
+        folder,
+        shardings=layout.weights(abstract_params(load_config(folder, **options))),
         **options,
     )
     model.constrain = layout.constrain
@@ -284,6 +294,8 @@ def abstract_state(
     if layout is None:
         return state
     shardings = mirror(state, params, layout.weights(params))
+    if objective.teacher is not None:
+        shardings = shardings.replace(reference=layout.weights(nnx.state(objective.teacher, nnx.Param)))
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
 

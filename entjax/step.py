@@ -52,8 +52,9 @@ class TrainState:
 def init_train_state(
     model: nnx.Module, objective: Objective, optimizer: optax.GradientTransformation, key: Array
 ) -> TrainState:
-    """The state of a new run; the reference policy, if one is needed, starts as a copy of the policy."""
+    """The state of a new run; the reference policy, if one is needed, is the teacher or starts as a copy of the policy."""
     params = nnx.state(model, nnx.Param)
+    reference = params if objective.teacher is None else nnx.state(objective.teacher, nnx.Param)
     return TrainState(
         params=params,
         opt_state=optimizer.init(params),
@@ -62,7 +63,7 @@ def init_train_state(
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         key=key,
-        reference=jax.tree.map(jnp.copy, params) if objective.needs_reference else None,
+        reference=jax.tree.map(jnp.copy, reference) if objective.needs_reference else None,
     )
 
 
@@ -75,7 +76,7 @@ def make_score(
     extra["entropy"], the policy entropy as the trainer computes it; and in extra["reads"] what the per-step chain reads, which
     an update of this very state need not compute again.
     """
-    graphdef, _ = nnx.split(model)
+    graphdef, teacher = nnx.split(model)[0], structure_of(objective.teacher)
     wanted = {"logp": vocab.logp, "entropy": vocab.entropy, **objective.remembers}
     if "ref_logp" in objective.needs:
         wanted["ref_logp"] = reference_logp
@@ -85,7 +86,9 @@ def make_score(
     @jax.jit
     def score(state: TrainState, rollout: Rollout, pack: Pack | None = None) -> Rollout:
         def features(rows: Rollout, piece: Pack | None) -> dict[str, Array]:
-            return policy_features(graphdef, state.params, state.reference, rows, wanted, chunk, piece)
+            return policy_features(
+                graphdef, state.params, state.reference, rows, wanted, chunk, piece, teacher
+            )
 
         def attention(rows: Rollout, _) -> dict[str, Array]:
             return {ATTENTION: attention_entropy.of_model(nnx.merge(graphdef, state.params), rows.tokens)}
@@ -166,6 +169,11 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0, out_shardings=None if shardings is None else (shardings, None))
 
 
+def structure_of(module: nnx.Module | None) -> Any:
+    """A module without its weights."""
+    return None if module is None else nnx.split(module)[0]
+
+
 class Piece(NamedTuple):
     """What one optimizer step works on."""
 
@@ -180,6 +188,7 @@ class Piece(NamedTuple):
 def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, chunk: int | vocab.Chunks):
     """One optimizer step on a minibatch: read the current policy, run the per-step chain, differentiate, apply."""
     gradients = _make_gradients(graphdef, objective, microbatches, chunk)
+    teacher = structure_of(objective.teacher)
 
     def read(state, piece: Piece) -> dict[str, Array]:
         reads = dict(objective.per_step.reads)
@@ -187,7 +196,7 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
             return {}
 
         def features(rows, pack):
-            return policy_features(graphdef, state.params, state.reference, rows, reads, chunk, pack)
+            return policy_features(graphdef, state.params, state.reference, rows, reads, chunk, pack, teacher)
 
         compute = lambda: over_microbatches(features, piece.rollout, microbatches, piece.pack)
         with jax.named_scope("read_policy"):
@@ -233,12 +242,13 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
 def _make_gradients(graphdef, objective: Objective, microbatches: int, chunk: int | vocab.Chunks):
     """(gradients, LossOutput with [B, T] log-probs) of a minibatch, microbatch by microbatch."""
     terms_need_reference = vocab.reads_reference_logits(objective.terms)
+    teacher = structure_of(objective.teacher) or graphdef
 
     def loss(params, reference, rows, signal, pack):
         hidden, head = forward(graphdef, params, rows, pack)
         other = None
         if terms_need_reference:
-            other = jax.lax.stop_gradient(forward(graphdef, reference, rows, pack))
+            other = jax.lax.stop_gradient(forward(teacher, reference, rows, pack))
         out = policy_loss(objective, hidden, head, rows, signal, reference=other, chunk=chunk, pack=pack)
         return out.loss, out
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from entjax import distributed, packing, setup
+from entjax import distributed, packing, setup, sft
 from entjax.bucket import Place, place_of
 from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.config import Config, ConfigError
@@ -109,9 +109,11 @@ class Loop:
             progress = self._progress(c.sft_steps, "warm-up step")
             batch = solutions(c.task, parts.tokenizer, seed=c.seed, length=length)
 
-            def report(step, nll):
+            loss = c.sft_loss or sft.nll()
+
+            def report(step, value):
                 self.notice.check()
-                progress.show(step, f"nll {nll:.4f}")
+                progress.show(step, f"{loss.name} {value:.4f}")
 
             params = warm_up(
                 parts.model,
@@ -122,6 +124,8 @@ class Loop:
                 lr=c.sft_lr,
                 chunk=c.chunk,
                 report=report,
+                loss=loss,
+                teacher=None if parts.teacher is None else parts.teacher.model,
             )
             progress.close()
             state = parts.with_weights(state, params)

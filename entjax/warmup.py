@@ -1,6 +1,6 @@
 """Supervised warm start: a few hundred steps on worked solutions of the task, before the first rollout.
 
-loss = -(1/n) sum over answer tokens of log p(token)
+loss = -(1/n) sum over answer tokens of log p(token), or another loss on text
 """
 
 from __future__ import annotations
@@ -53,15 +53,18 @@ def warm_up(
     lr: float,
     chunk: int,
     report: Callable,
+    loss: sft.TextLoss | None = None,
+    teacher: nnx.Module | None = None,
 ) -> Any:
-    """`params` after `steps` supervised steps with a cosine schedule; `report(step, nll)` now and then."""
+    """`params` after `steps` supervised steps with a cosine schedule; `report(step, loss)` now and then."""
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=0.0)
     )
     opt_state = sharding.beside(optimizer.init, params)
-    step = sft.make_text_step(model, sft.nll(), optimizer, chunk=chunk)
+    step = sft.make_text_step(model, loss or sft.nll(), optimizer, teacher=teacher, chunk=chunk)
+    known = None if teacher is None else nnx.state(teacher, nnx.Param)
     for i in range(steps):
-        params, opt_state, nll = step(params, opt_state, *batch(i, size))
+        params, opt_state, value = step(params, opt_state, *batch(i, size), known)
         if i % 20 == 19 or i == steps - 1:
-            report(i + 1, float(nll))
+            report(i + 1, float(value))
     return params

@@ -33,6 +33,7 @@ from entjax.advantages.remax import remax
 from entjax.advantages.replay_baseline import replay_baseline, replay_weight
 from entjax.advantages.seed import seed
 from entjax.advantages.signed_scale import signed_scale
+from entjax.advantages.teacher import teacher_advantage
 
 __all__ = [
     "agentic_advantage",
@@ -71,4 +72,5 @@ __all__ = [
     "replay_weight",
     "seed",
     "signed_scale",
+    "teacher_advantage",
 ]

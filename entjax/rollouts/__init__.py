@@ -15,6 +15,7 @@ from entjax.rollouts.particles import particle_filter
 from entjax.rollouts.recent_samples import recent_samples
 from entjax.rollouts.replay import replay
 from entjax.rollouts.switching import switching
+from entjax.rollouts.taught import taught
 from entjax.rollouts.tempered import tempered
 from entjax.rollouts.tool_light import tool_light
 from entjax.rollouts.tree import tree
@@ -43,6 +44,7 @@ __all__ = [
     "silent",
     "stateless",
     "switching",
+    "taught",
     "tempered",
     "to_rollout",
     "tool_light",

@@ -37,6 +37,7 @@ class Tools(NamedTuple):
     encode(example) -> the prompt's token ids;  decode(ids) -> text;  score(examples, texts) -> (rewards, Report)
     draw(n) -> n more examples of the stream, for strategies that throw some away
     stepper: rows that can be forked, taken back and continued;  canonical(example, text) -> answer, for votes
+    teacher: the same with the weights of the config's teacher, if it has one
     """
 
     generate: Callable[..., Completions]
@@ -48,6 +49,7 @@ class Tools(NamedTuple):
     stepper: Stepper
     canonical: Callable[[Example, str], str | None] = same_text
     seed: tuple[int, ...] = (0,)
+    teacher: Tools | None = None
 
     def random(self, *salt: int) -> np.random.Generator:
         """Random numbers of this step on the host; the same on every process and after every restart."""

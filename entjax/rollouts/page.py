@@ -23,7 +23,7 @@ def known() -> list[tuple[Callable[..., Strategy], Strategy, int]]:
         (rollouts.groups, {}, 16), (rollouts.multi_turn, world, 16), (rollouts.cure, {}, 16), (rollouts.arpo, world, 16),
         (rollouts.agentic, world, 12), (rollouts.tree, {}, 60), (rollouts.votes, {}, 32), (rollouts.echo, rules, 32),
         (rollouts.tool_light, world, 10), (rollouts.tempered, {}, 16), (rollouts.replay, {"size": 32}, 16),
-        (rollouts.recent_samples, {}, 16), (rollouts.augmentation, {}, 8),
+        (rollouts.recent_samples, {}, 16), (rollouts.augmentation, {}, 8), (rollouts.taught, {}, 16),
     ]  # fmt: skip
     return [(make, make(**given), samples) for make, given, samples in needs]
 

@@ -2,8 +2,8 @@
 
     train on the first L_m tokens;   on to L_{m+1} iff the held-out mean token entropy H_m >= H_min, else stay
 
-A Controller: feed it the held-out entropy when a stage is over, it gives the next length. The paper's ladder runs from 128 to
-4096; its H_min is not given.
+A Controller: feed it the entropy on fresh text, it gives the length; every `stage`-th measurement decides whether it climbs. In a
+run: averages.first_tokens(length_curriculum(...)). The paper's ladder runs from 128 to 4096; its H_min is not given.
 """
 
 from __future__ import annotations
@@ -20,24 +20,29 @@ LADDER = (128, 256, 512, 1024, 2048, 4096)
 
 
 class Stage(NamedTuple):
-    """How many rungs were climbed."""
+    """How many rungs were climbed, and how often the entropy was measured."""
 
     rung: Int[Array, ""]
+    count: Int[Array, ""]
 
 
-def length_curriculum(floor: float, lengths: Sequence[int] = LADDER) -> Controller:
-    """Climb `lengths` while the measured entropy is at least `floor` nats."""
+def length_curriculum(floor: float, lengths: Sequence[int] = LADDER, *, stage: int = 1) -> Controller:
+    """Climb `lengths` while the entropy measured at the end of a stage is at least `floor` nats."""
     if not floor >= 0:
         raise ValueError(f"length_curriculum() needs floor >= 0, got {floor}.")
     if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:
         raise ValueError(f"length_curriculum() needs growing positive lengths, got {tuple(lengths)}.")
+    if stage < 1:
+        raise ValueError(f"length_curriculum() needs stage >= 1 measurements, got {stage}.")
 
     def update(entropy, state):
-        climbs = (jnp.asarray(entropy) >= floor).astype(jnp.int32)
+        count = state.count + 1
+        climbs = ((jnp.asarray(entropy) >= floor) & (count % stage == 0)).astype(jnp.int32)
         rung = jnp.minimum(state.rung + climbs, len(lengths) - 1)
-        return length_at(lengths, rung), Stage(rung)
+        return length_at(lengths, rung), Stage(rung, count)
 
-    return Controller(lambda: Stage(jnp.zeros((), jnp.int32)), update)
+    zero = lambda: jnp.zeros((), jnp.int32)
+    return Controller(lambda: Stage(zero(), zero()), update)
 
 
 def length_at(lengths: Sequence[int], rung: Int[Array, ""]) -> Int[Array, ""]:

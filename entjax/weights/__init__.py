@@ -11,6 +11,7 @@ from entjax.weights.importance import importance
 from entjax.weights.off_policy_sequences import off_policy_sequences
 from entjax.weights.reject_mismatch import reject_mismatch
 from entjax.weights.steer import steer
+from entjax.weights.terms_only import terms_only
 from entjax.weights.zero_variance import zero_variance
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "off_policy_sequences",
     "reject_mismatch",
     "steer",
+    "terms_only",
     "zero_variance",
 ]

@@ -10,6 +10,7 @@ from tests.golden.compose import decide
 
 MEANS = {
     "token_mean": ej.averages.token_mean(),
+    "first_tokens": ej.averages.first_tokens(3),
     "sequence_mean_token_mean": ej.averages.sequence_mean_token_mean(),
     "sequence_mean_token_sum": ej.averages.sequence_mean_token_sum(),
     "constant_length": ej.averages.constant_length(20),
@@ -29,13 +30,14 @@ def test_weights_by_hand(name):
     out = scale(MEANS[name], [4, 0, 1])
     long, short = {
         "token_mean": (1 / 5, 1 / 5),
+        "first_tokens": (1 / 4, 1 / 4),
         "sequence_mean_token_mean": (1 / 8, 1 / 2),
         "sequence_mean_token_sum": (1 / 2, 1 / 2),
         "constant_length": (1 / 40, 1 / 40),
         "constant_length_sum": (1 / 20, 1 / 20),
     }[name]
     expected = np.zeros((3, 6))
-    expected[0, :4], expected[2, 0] = long, short
+    expected[0, : 3 if name == "first_tokens" else 4], expected[2, 0] = long, short
     np.testing.assert_allclose(out, expected, rtol=1e-6)
 
 

@@ -1,6 +1,7 @@
 """Contract rows of distillation as an Objective."""
 
-from entjax.sft.on_policy import teacher_advantage, terms_only
+from entjax.advantages import teacher_advantage
+from entjax.weights import terms_only
 from tests.contract.table import Row
 
 ROWS = [

@@ -20,6 +20,13 @@ ROWS = [
     Row(ej.averages.sequence_mean_token_mean, {}, {"scale"}, surrogate=ej.surrogates.sapo()),
     Row(ej.averages.sequence_mean_token_mean, {"sequences": 9}, {"scale"}, surrogate=ej.surrogates.vespo),
     Row(ej.averages.sequence_mean_token_sum, {}, {"scale"}, surrogate=ej.surrogates.gspo),
+    Row(ej.averages.first_tokens, {"length": 3}, {"scale"}),
+    Row(
+        ej.averages.first_tokens,
+        {"length": ej.sft.length_curriculum(0.1, (2, 4), stage=2)},
+        {"scale"},
+        label="curriculum",
+    ),
     Row(ej.averages.constant_length, {"length": 32}, {"scale"}, surrogate=ej.surrogates.reinforce),
     Row(ej.averages.constant_length, {"length": 32, "over_sequences": False}, {"scale"}),
     Row(ej.weights.steer, {}, {"weight"}),

@@ -295,3 +295,32 @@ def test_the_last_rows_are_decoded_by_themselves(strategy):
         np.testing.assert_allclose(harvest.completions.logp, plain.completions.logp, atol=1e-5)
         work[compact, wave] = sum(steps)
     assert work[8, 256] < 0.9 * work[10**6, 256], work
+
+
+def test_strategies_by_name(capsys):
+    """strategy=NAME strategy.OPTION=VALUE is the strategy of a config file; what cannot be told that way gets a sentence."""
+    c = world.config()
+    named = c.override(
+        {"strategy": "cure", "strategy.branches": "4", "strategy.k": "3", "strategy.characters": "1"}
+    )
+    assert named.identity() == world.config(strategy=cure(branches=4, k=3, characters=1)).identity()
+    assert c.override({"strategy": "replay", "strategy.size": "24"}).rows == 64
+    assert c.override({"strategy": groups()}).rows == 40
+    for changes, said in [
+        ({"strategy": "cur"}, "did you mean 'cure'"),
+        (
+            {"strategy": "arpo"},
+            "needs environment, which only a config file can hold: strategy=ej.rollouts.arpo",
+        ),
+        (
+            {"strategy": "cure", "strategy.beam": "4"},
+            "no option beam for the command line; it takes branches, k",
+        ),
+        ({"strategy": "replay", "strategy.inner": "tree"}, "no option inner"),
+        ({"strategy": "cure", "strategy.k": "0"}, "k >= 1"),
+        ({"strategy": "cure", "strategy.branches": "2"}, "choose a multiple"),
+        ({"strategy": "cure", "strategy.k": "many"}, "strategy=cure"),
+        ({"strategy.k": "3"}, "add strategy=NAME"),
+    ]:
+        with pytest.raises(ej.config.ConfigError, match=said):
+            c.override(changes)

@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+import entjax as ej
 from entjax import sft, vocab
 from tests import tiny
 
@@ -189,6 +190,9 @@ def test_impossible_values_are_refused():
         (lambda: sft.on_policy(2.0), "got 2.0"),
         (lambda: sft.length_curriculum(-1.0), "got -1.0"),
         (lambda: sft.length_curriculum(1.0, (4, 2)), "growing"),
+        (lambda: sft.length_curriculum(1.0, stage=0), "stage >= 1"),
+        (lambda: ej.averages.first_tokens(0), "length >= 1, got 0"),
+        (lambda: ej.Objective(teacher=tiny.model(), reference_decay=0.5), "a teacher"),
         (lambda: sft.make_text_step(tiny.model(), sft.opd(), optax.sgd(1.0)), "teacher=model"),
     ]:
         with pytest.raises(ValueError, match=said):
@@ -207,6 +211,12 @@ def test_the_curriculum_waits_for_entropy():
         length, state = jax.jit(curriculum.update)(jnp.float32(entropy), state)
         lengths.append(int(length))
     assert lengths == [4, 4, 8, 8, 16, 16, 16]
+    slow, lengths = sft.length_curriculum(0.5, (4, 8, 16), stage=3), []
+    state = slow.init()
+    for entropy in (1.0, 1.0, 0.4, 0.1, 0.1, 0.5, 0.2):  # the third and the sixth decide
+        length, state = slow.update(jnp.float32(entropy), state)
+        lengths.append(int(length))
+    assert lengths == [4, 4, 4, 4, 4, 8, 8]
     mask = jnp.asarray([[False, True, True, False, True], [True, False, False, False, False]])
     assert np.asarray(sft.first_tokens(mask, 2)).tolist() == [
         [False, True, True, False, False],
