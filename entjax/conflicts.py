@@ -36,9 +36,19 @@ FIGHTS = (
     ({"hapo_redistribution", "entropy_bonus"}, "both raise the advantage of high-entropy tokens"),
     ({"hapo_redistribution", "agentic_advantage"}, "both scale the advantage by 1 + a * entropy"),
     ({"erpo", "agentic_advantage"}, "both scale the advantage by the standardised entropy"),
+    ({"erpo", "entropy_bonus"}, "both raise the advantage of high-entropy tokens"),
+    (
+        {"erpo", "dgpo"},
+        "both divide one advantage among the tokens by entropy and distance from the reference",
+    ),
+    ({"erpo", "hicra"}, "both divide one advantage among the tokens, by different signals"),
+    ({"hapo_redistribution", "hicra"}, "planning tokens are uncertain: both raise their advantage"),
+    ({"hapo_redistribution", "echo_shaping"}, "both scale the advantage by 1 + a * entropy"),
     ({"hicra", "entropy_bonus"}, "planning tokens are uncertain: both raise their advantage"),
-    ({"dgpo", "kl"}, "DGPO replaces the KL penalty"),
-    ({"dgpo", "full_kl"}, "DGPO replaces the KL penalty"),
+    *(
+        ({"dgpo", name}, "DGPO replaces the KL penalty")
+        for name in ("kl", "full_kl", "kl_reward", "safe", "ares_kl")
+    ),
     ({"agentic_advantage", "echo_shaping"}, "both scale the advantage by 1 + a * z(entropy)"),
     (
         {"clip_b", "lp_reg"},
@@ -68,6 +78,40 @@ FIGHTS = (
     ),
     ({"pear", "entropic"}, "PEAR pushes entropy down whatever EntroPIC's target"),
     ({"pear", "siren"}, "PEAR pushes entropy down, SIREN holds it up"),
+    ({"pear", "pass_at_k"}, "the best sample of a group is then the one with the calmest reasoning"),
+    ({"em_rl", "entropy_bonus"}, "EM-RL pays for the low entropy that the bonus pays to raise"),
+    ({"em_rl", "siren"}, "EM-RL pushes entropy down, SIREN holds it up"),
+    *(
+        (
+            {name, "zero_variance"},
+            f"{name} gives groups of equal outcomes something to learn, and this drops them",
+        )
+        for name in ("dsdr", "pear", "ares_reward")
+    ),
+    *(
+        ({"pass_at_k", name}, "pass@k leaves no negative advantage, and it acts on nothing else")
+        for name in ("clip_b", "clip_v", "lp_reg")
+    ),
+)
+
+# Chain order where the other one runs but means something else (what must come first, names; what after; reason).
+ADDED = frozenset({"entropy_bonus", "explore_position"})
+SCALED = frozenset(
+    {"seed", "explore_perplexity", "hicra", "dgpo", "hapo_redistribution", "ear", "agentic_advantage", "echo_shaping",
+     "erpo", "divergence_weights"}
+)  # fmt: skip
+LATE = (
+    (SCALED, ADDED, "it would scale a bonus that is meant as it is"),
+    (
+        frozenset({"zero_variance"}),
+        frozenset({"empg"}),
+        "its mean counts the groups that are dropped after it",
+    ),
+    (
+        SCALED | ADDED | {"empg", "dcpo"},
+        frozenset({"entrocraft"}),
+        "the sign filter has to see the final advantage",
+    ),
 )
 
 
@@ -118,32 +162,46 @@ def _one_owner(parts) -> None:
 
 
 def _order(parts) -> None:
-    shaped = scaled = baseline = bounded = None
+    seen: dict[
+        str, str
+    ] = {}  # what an earlier member has done: "reward", "advantage", "clip", "scale" ... -> its name
     for part in parts:
+        for undone, what in _undoes(part):
+            if undone in seen:
+                raise ValueError(f"'{part.name}' {what.format(seen[undone])}")
+        seen.update({f"saw {what}": part.name for what in part.sees})
+        if "reward" in part.writes:
+            seen["reward"] = part.name
         if "baseline" in part.owns:
-            if shaped:
-                raise ValueError(
-                    f"'{part.name}' computes the advantage from the reward and would undo '{shaped}' before it: put it first."
-                )
-            baseline = part.name
-        elif "reward" in part.writes and baseline:
-            raise ValueError(
-                f"'{part.name}' changes the reward after '{baseline}' has turned it into an advantage: put it before."
-            )
-        if "advantage" in part.writes and "baseline" not in part.owns and "reward" not in part.writes:
-            shaped = part.name
-        if "mask" in part.writes and scaled:
-            raise ValueError(
-                f"'{part.name}' removes tokens from the averages after '{scaled}' has computed them: put '{scaled}' last."
-            )
-        if "clip" in part.owns and bounded:
-            raise ValueError(
-                f"'{part.name}' sets the clip range and would undo what '{bounded}' did to it: put '{bounded}' after it."
-            )
+            seen["baseline"] = part.name
+        elif "advantage" in part.writes and "reward" not in part.writes:
+            seen["advantage"] = part.name
         if "clip_low" in part.writes and "clip" not in part.owns:
-            bounded = part.name
+            seen["clip"] = part.name
         if "scale" in part.owns:
-            scaled = part.name
+            seen["scale"] = part.name
+
+
+def _undoes(part):
+    """(what must not have happened before this member, the sentence with the name of the one who did it)."""
+    if "baseline" in part.owns:
+        yield (
+            "advantage",
+            "computes the advantage from the reward and would undo '{}' before it: put it first.",
+        )
+        yield "saw advantage", "sets the advantage that '{}' before it has already looked at: put it before."
+    if "reward" in part.writes:
+        yield "baseline", "changes the reward after '{}' has turned it into an advantage: put it before."
+    if "reward" in part.owns:
+        yield "reward", "replaces the reward and would undo '{}' before it: put it first."
+    if "mask" in part.writes:
+        yield "scale", "removes tokens from the averages after '{0}' has computed them: put '{0}' last."
+    if "clip" in part.owns:
+        yield "clip", "sets the clip range and would undo what '{0}' did to it: put '{0}' after it."
+        yield (
+            "saw clip",
+            "sets the clip range that '{0}' before it has already looked at: put '{0}' after it.",
+        )
 
 
 def _fights(parts) -> None:
@@ -151,4 +209,28 @@ def _fights(parts) -> None:
     for pair, why in FIGHTS:
         if pair <= names:
             first, second = sorted(pair)
-            warnings.warn(f"'{first}' and '{second}' in one chain: {why}.", UserWarning, stacklevel=4)
+            _warn(f"'{first}' and '{second}' in one chain: {why}.")
+    order = [part.name for part in parts]
+    for first, after, why in LATE:
+        for name in after & names:
+            for late in (late for late in order[order.index(name) :] if late in first):
+                _warn(f"'{late}' comes after '{name}': {why}. Put '{late}' before it.")
+    for part in parts:
+        if "advantage" in part.writes and (early := _looked(parts, part)):
+            _warn(
+                f"'{part.name}' changes the advantage that '{early}' before it has already looked at: put it before."
+            )
+        if part.name == "group_normalize" and "dsdr" in names and part.hyper.get("std") is False:
+            _warn(
+                "'dsdr' with 'group_normalize(std=False)': lambda_d is negligible unless the group's spread divides it."
+            )
+
+
+def _looked(parts, late) -> str | None:
+    """The first member before `late` that has looked at the advantage without writing it."""
+    before = parts[: parts.index(late)]
+    return next((part.name for part in before if "advantage" in part.sees), None)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=5)

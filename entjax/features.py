@@ -85,18 +85,23 @@ def tempered_logp(temperature: float) -> Feature:
 def min_p_logp(kappa: float, rule: str = "minp") -> Feature:
     """log-prob of the sampled token after a filter and renormalisation; -1e4 for a token that the filter removes.
 
-    rule "minp" keeps p_v >= kappa max_v p, "fixed" keeps p_v >= kappa (nothing left: the uniform distribution).
+    rule "minp" keeps p_v >= kappa max_v p, "fixed" keeps p_v >= kappa (nothing left: the uniform distribution). "minp_soft"
+    filters like "minp", but what it removes gets the smallest logit of the row instead of nothing.
     """
-    if rule not in ("minp", "fixed"):
-        raise ValueError(f"min_p_logp's rule must be 'minp' or 'fixed', got {rule!r}.")
+    if rule not in ("minp", "fixed", "minp_soft"):
+        raise ValueError(f"min_p_logp's rule must be 'minp', 'fixed' or 'minp_soft', got {rule!r}.")
     if not 0.0 <= kappa <= 1.0:
         raise ValueError(f"min_p_logp needs 0 <= kappa <= 1, got {kappa}.")
     cut = math.log(kappa) if kappa > 0 else -math.inf
 
     def feature(row: Row) -> Array:
         log_probs = row.log_probs
-        top = jnp.max(log_probs, axis=-1, keepdims=True) if rule == "minp" else 0.0
+        top = 0.0 if rule == "fixed" else jnp.max(log_probs, axis=-1, keepdims=True)
         keep = log_probs >= top + cut
+        if rule == "minp_soft":
+            lowest = jnp.min(log_probs, axis=-1, keepdims=True)
+            soft = row.pick(jax.nn.log_softmax(jnp.where(keep, log_probs, lowest), axis=-1))
+            return jnp.maximum(soft, FILTERED)
         some = keep.any(-1)
         mass = jnp.sum(jnp.where(keep, jnp.exp(log_probs), 0), axis=-1)
         inside = row.pick(keep.astype(log_probs.dtype)) > 0

@@ -59,7 +59,7 @@ def init_train_state(
         params=params,
         opt_state=optimizer.init(params),
         signal_state=objective.init(),
-        knobs={name: jnp.full((), jnp.nan) for name in sorted(objective.knobs)},
+        knobs={name: jnp.full((), jnp.nan, jnp.float32) for name in sorted(objective.knobs)},
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         key=key,

@@ -38,6 +38,9 @@ class Transform(NamedTuple):
     remembers: Mapping[str, Callable] = NOTHING  # features of the behaviour policy -> context.rollout.extra
     needs: frozenset[str] = frozenset()  # keys of rollout.extra that must be there
     writes: frozenset[str] = frozenset()  # Signal fields that the rule may change
+    sees: frozenset[str] = (
+        frozenset()
+    )  # "advantage", "clip": what it looks at without writing it, so that who decides it must come first
     owns: frozenset[str] = (
         frozenset()
     )  # what only one rule of a chain may decide: "baseline", "entropy", "clip", ...
@@ -163,7 +166,7 @@ def chain(*transforms: Transform, name: str = "chain") -> Transform:
     union = {field: _union(parts, field) for field in ("reads", "terms", "remembers")}
     sets = {
         field: frozenset().union(*(getattr(p, field) for p in parts))
-        for field in ("needs", "writes", "owns", "knobs")
+        for field in ("needs", "writes", "sees", "owns", "knobs")
     }
     return Transform(name, init, update, **union, **sets, parts=parts)
 
@@ -223,6 +226,8 @@ def _union(parts, field: str) -> Mapping[str, Callable]:
 
 def _frozen(about: dict[str, Any]) -> dict[str, Any]:
     sets = {
-        key: frozenset(value) for key, value in about.items() if key in ("needs", "writes", "owns", "knobs")
+        key: frozenset(value)
+        for key, value in about.items()
+        if key in ("needs", "writes", "sees", "owns", "knobs")
     }
     return {**about, **sets}

@@ -25,15 +25,11 @@ def test_builds_and_traces(name):
     rollout = rollout.replace(extra=inputs(rollout, sorted(needs)))
     state = ej.init_train_state(model, objective, optimizer, jax.random.key(0))
     score, step = ej.make_score(model, objective), ej.make_train_step(model, objective, optimizer)
-    if (
-        "attention_entropy" in needs
-    ):  # the toy policy has no attention: its scoring pass is tested with the decoder
-        score = lambda state, rollout: rollout
     scored = jax.eval_shape(score, state, rollout)
     after, metrics = jax.eval_shape(step, state, scored)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), state
-    )
+    # A weak type that turns strong would compile the step a second time.
+    kinds = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, getattr(x, "weak_type", False)), tree)
+    assert kinds(after) == kinds(state)
     assert all(x.shape == () for x in metrics.values())
     assert {"loss", "entropy/mean", "grad_norm"} <= metrics.keys()
 

@@ -1,5 +1,7 @@
 """The algebra: chains flatten, states have names, conflicts are told when a chain is built."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 
 import entjax as ej
 from tests import tiny
+
+A, W = ej.advantages, ej.weights
 
 
 def count(name="count"):
@@ -107,6 +111,25 @@ def test_every_member_draws_from_a_key_of_its_own():
         (lambda: ej.chain(ej.advantages.entropy_bonus(), ej.advantages.group_normalize()), "put it first"),
         (lambda: ej.chain(ej.advantages.group_normalize(), ej.rewards.overlong()), "put it before"),
         (lambda: ej.Objective(ej.rewards.overlong()), "nothing turns it into an advantage"),
+        (
+            lambda: ej.chain(ej.rewards.overlong(8, buffer=4), ej.rewards.majority_vote()),
+            "replaces the reward and would undo",
+        ),
+        (
+            lambda: ej.chain(ej.weights.clip_b(), ej.advantages.group_normalize()),
+            "has already looked at: put it before",
+        ),
+        (lambda: ej.Objective(ej.regularizers.kl_cov(), ej.advantages.gpg()), "has already looked at"),
+        *[
+            (lambda t=t: ej.chain(t, ej.clips.asymmetric()), f"put '{t.name}' after it")
+            for t in (
+                ej.weights.clip_cov(),
+                ej.weights.steer(),
+                ej.weights.entropy_budget(0.5),
+                ej.advantages.hapo_redistribution(),
+                ej.regularizers.lp_reg(),
+            )
+        ],
     ],
 )
 def test_mistakes_of_composition_are_told(build, message):
@@ -114,9 +137,32 @@ def test_mistakes_of_composition_are_told(build, message):
         build()
 
 
-def test_methods_that_fight_warn():
-    with pytest.warns(UserWarning, match="exactly the tokens that STEER damps"):
-        ej.chain(ej.weights.steer(), ej.weights.forking_tokens())
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ej.chain(W.steer(), W.forking_tokens()), "exactly the tokens that STEER damps"),
+        (lambda: ej.chain(A.group_normalize(), A.entropy_bonus(), A.ear()), "Put 'ear' before it"),
+        (lambda: ej.chain(A.group_normalize(), A.empg(), W.zero_variance()), "Put 'zero_variance' before it"),
+        (lambda: ej.chain(A.group_normalize(), A.entrocraft(), A.hicra()), "has to see the final advantage"),
+        (lambda: ej.chain(A.group_normalize(), W.clip_b(), A.entropy_bonus()), "has already looked at"),
+        (lambda: ej.Objective(A.pass_at_k(), ej.regularizers.lp_reg()), "no negative advantage"),
+        (lambda: ej.chain(ej.rewards.dsdr(), A.group_normalize(std=False)), "negligible"),
+        (lambda: ej.Objective(ej.chain(ej.rewards.pear(), A.raw()), W.zero_variance()), "this drops them"),
+    ],
+)
+def test_methods_that_fight_warn(build, message):
+    with pytest.warns(UserWarning, match=message):
+        build()
+
+
+def test_the_right_order_is_silent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ej.Objective(
+            ej.chain(ej.rewards.majority_vote(), ej.rewards.overlong(8, buffer=4), A.group_normalize(), A.ear(),
+                     A.entropy_bonus(), A.entrocraft(), W.clip_b()),
+            ej.chain(ej.clips.asymmetric(), W.clip_cov(), ej.regularizers.entropy(1e-3)),
+        )  # fmt: skip
 
 
 def test_an_objective_without_an_average_gets_the_token_mean():

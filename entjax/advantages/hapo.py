@@ -52,7 +52,7 @@ def hapo_redistribution(
         return signal.replace(advantage=jnp.where(changes, shaped, advantage))
 
     reads = {"entropy": vocab.entropy, "logp": vocab.logp}
-    return tunable("hapo_redistribution", f, {"beta": beta}, reads=reads, writes={"advantage"})
+    return tunable("hapo_redistribution", f, {"beta": beta}, reads=reads, writes={"advantage"}, sees={"clip"})
 
 
 def normalized_entropy(

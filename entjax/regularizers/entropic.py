@@ -78,5 +78,6 @@ def entropic(
         reads=reads,
         terms={"entropic_ratio": vocab.ratio} if form == "released" else {},
         writes={"coef"} if form == "released" else {"weight"},
+        sees={"advantage"},
         owns={"entropy"},
     )

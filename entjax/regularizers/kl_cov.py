@@ -41,5 +41,6 @@ def kl_cov(ratio: Target = 2e-4, coef: Target = 1.0) -> Transform:
         reads={"logp": vocab.logp},
         terms={term: feature},
         writes={"coef"},
+        sees={"advantage"},
         owns=steered(ratio, coef),
     )

@@ -8,8 +8,8 @@ CarlanLark/Lp-Reg-dev).
 so the lower clip ends on S; use it after the clip rule (released: ratios 0..10, `clips.asymmetric(low=1, high=9)`).
 Defaults: kappa .02, rho .01 (14B; .005 at 32B), c 1. The paper adds the full KL(proxy || pi_theta) without the condition
 log pi < log proxy; the released code, and this, take its k3 estimate at the sampled token. The released code does nothing
-when k = 1 (`min_selected=2`), filters before the temperature is applied, and offers `rule="fixed"` (keep p_v >= kappa) and
-`estimator="mse"` (d^2 / 2, not clamped).
+when k = 1 (`min_selected=2`), filters before the temperature is applied, and offers `rule="fixed"` (keep p_v >= kappa),
+`rule="minp_soft"` (removed tokens fall to the row's smallest logit) and `estimator="mse"` (d^2 / 2, not clamped).
 """
 
 from __future__ import annotations
@@ -57,5 +57,6 @@ def lp_reg(
         remembers={proxy: features.min_p_logp(float(kappa), rule)},
         terms={term: kl.feature(estimators[estimator], proxy)},
         writes={"coef", "clip_low"},
+        sees={"advantage"},
         owns=steered(coef, rho),
     )

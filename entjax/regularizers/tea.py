@@ -46,4 +46,13 @@ def tea(coef: Target = 1e-3, *, alpha: float = 10.0, upper: float = 5.0, detach:
 
     terms = {"tea": vocab.entropy} | ({} if detach else {"tea_logp": vocab.logp})
     reads = {"entropy": vocab.entropy, "logp": vocab.logp}
-    return tunable("tea", f, {"coef": coef}, reads=reads, terms=terms, writes={"coef"}, owns=steered(coef))
+    return tunable(
+        "tea",
+        f,
+        {"coef": coef},
+        reads=reads,
+        terms=terms,
+        writes={"coef"},
+        sees={"advantage"},
+        owns=steered(coef),
+    )

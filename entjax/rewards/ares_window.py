@@ -70,7 +70,7 @@ def window_percentile(
 
 def truncated_entropy(log_probs: Float[Array, "... V"], k: int = 10, tail: bool = True) -> Float[Array, ...]:
     """-sum over the k largest of p log p; with `tail` the rest counts as one token, -q log max(q, 1e-12)."""
-    top = jax.lax.top_k(log_probs, k)[0]
+    top = jax.lax.top_k(log_probs, min(k, log_probs.shape[-1]))[0]
     p = jnp.exp(top)
     entropy = -jnp.sum(p * top, axis=-1)
     if not tail:

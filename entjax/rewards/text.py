@@ -59,6 +59,23 @@ def distinct_ngrams(n: int = 4, *, max_chars: int = MAX_CHARS) -> TextReward:
     return reward
 
 
+def copies(question: str, answer: str, *, threshold: float = 0.8, max_words: int = 1000) -> bool:
+    """Does the answer only repeat the question: contained in it, or more than `threshold` of its words in the question's order
+    (ROUGE-L precision)? An empty answer copies nothing."""
+    words, source = answer.lower().split()[:max_words], question.lower().split()[:max_words]
+    if not words:
+        return False
+    if " ".join(words) in " ".join(source):
+        return True
+    row = [0] * (len(source) + 1)  # longest common subsequences with the words so far
+    for word in words:
+        before = row
+        row = [0]
+        for i, other in enumerate(source):
+            row.append(before[i] + 1 if word == other else max(before[i + 1], row[i]))
+    return row[-1] / len(words) > threshold
+
+
 def weighted(*parts: tuple[float, TextReward]) -> TextReward:
     """The weighted mean of rewards: weighted((0.9, task.verify), (0.1, tag_format()))."""
     total = sum(weight for weight, _ in parts)

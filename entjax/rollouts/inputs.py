@@ -1,10 +1,11 @@
 """Optional inputs of single methods, computed on the host from a harvest: only those that the objective asks for.
 
     cluster [N]     canonical answers of a group as numbers: equal answers, equal ids; -1 where there is no answer
+    copied [N]      the answer only repeats the question
     turn [N, S]     the step of a completion that a token belongs to (steps end with the task's separator), -1 elsewhere
     think_end [N]   position of the </think> tag; the row's length where there is none
     diversity [N]   how unlike the group's other answers an answer is (hashed character trigrams; sets of steps)
-    tool_calls [N], replayed [N], tempered [N]   zero unless the rollout strategy says otherwise
+    tool_calls [N], replayed [N], stored_advantage [N], tempered [N]   zero unless the rollout strategy says otherwise
     planning [N, S] tokens of phrases that announce a plan
     baseline [N]    the reward of the greedy answer (ReMax)
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from entjax import decoding
 from entjax.rewards import answer_clusters, diversity
+from entjax.rewards.text import copies
 from entjax.rollouts.harvest import Harvest, Tools
 from entjax.tasks import Task
 
@@ -56,6 +58,12 @@ def clusters(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
     canonical = task.canonical or (lambda example, text: text.strip() or None)
     answers = [canonical(e, t) for e, t in zip(harvest.examples, harvest.texts, strict=True)]
     return np.asarray(answer_clusters(answers, harvest.completions.group))
+
+
+def copied(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
+    canonical = task.canonical or (lambda example, text: text.strip() or None)
+    answers = [canonical(e, t) for e, t in zip(harvest.examples, harvest.texts, strict=True)]
+    return np.array([copies(e.prompt, str(a or "")) for e, a in zip(harvest.examples, answers, strict=True)])
 
 
 def turns(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
@@ -132,11 +140,13 @@ def _zeros(kind: type) -> Callable:
 
 MAKERS: dict[str, Callable[[Harvest, Tools, Task], np.ndarray]] = {
     "cluster": clusters,
+    "copied": copied,
     "turn": turns,
     "think_end": think_ends,
     "diversity": diversities,
     "tool_calls": _zeros(np.int32),
     "replayed": _zeros(np.bool_),
+    "stored_advantage": _zeros(np.float32),
     "tempered": _zeros(np.bool_),
     "planning": plans,
     "baseline": greedy_rewards,

@@ -4,10 +4,11 @@
     ready      when more than `ready` * size of them have R > p50, the median of the means of the last `history` groups
     replay     a random min(size, largest power of two <= their number) of those; then the buffer is emptied
 
-Replayed rows are marked extra["replayed"], form groups of their own, and keep the log-probs of the policy that sampled them as
-old_logp; advantages.replay_baseline gives them their advantage, replay_weight their share of the loss. Rows of a batch:
-those of `inner` + size. Mask: as `inner` made it. Defaults: size 2048, ready 1.5, tolerate 10, history 10240 (the run has 32,
-1.5, 5 and 32).
+Replayed rows are marked extra["replayed"], bring extra["stored_advantage"] (reward minus the mean of the group in which they
+were sampled; 0 on fresh rows), form groups of their own, and keep the log-probs of the policy that sampled them as old_logp;
+advantages.replay_baseline gives them their advantage, replay_weight their share of the loss. Rows of a batch: those of
+`inner` + size. Mask: as `inner` made it. Defaults: size 2048, ready 1.5, tolerate 10, history 10240 (the run has 32, 1.5, 5
+and 32).
 
 Differences: the release takes separate optimizer steps for them, and may replay a row in the step that sampled it; the history
 drops single groups, not whole steps.
@@ -44,9 +45,11 @@ def replay(
         random = tools.random(step, 0x5EA)
         old, chosen, kept = _draw(memory, means, random, step)
         means = np.concatenate([means, _group_means(fresh)])[-history:]
-        extra = {**fresh.extra, "replayed": np.zeros(len(fresh.texts), bool)}
+        none = np.zeros(len(fresh.texts), np.float32)
+        extra = {**fresh.extra, "replayed": none.astype(bool), "stored_advantage": none}
         harvest = _mix(fresh._replace(extra=extra), old, chosen)
-        new = pick(fresh, _successes(fresh, calls))
+        stored = {**fresh.extra, "stored_advantage": _lead(fresh)}
+        new = pick(fresh._replace(extra=stored), _successes(fresh, calls))
         buffer = _remember(old, kept, memory.get("step"), new, step, tolerate)
         metrics = {
             **fresh.metrics,
@@ -75,9 +78,10 @@ def replay(
         "history": history,
         "calls": calls,
     }
+    provides = inner.provides | {"replayed", "stored_advantage"}
     return Strategy(
         "replay", collect, lambda prompts, samples: inner.rows(prompts, samples) + size, under("inner", inner.start),
-        inner.provides | {"replayed"}, hyper, inner.sample, "successes of the last steps, means of the last groups",
+        provides, hyper, inner.sample, "successes of the last steps, means of the last groups",
     )  # fmt: skip
 
 
@@ -86,11 +90,15 @@ def _group_means(harvest: Harvest) -> np.ndarray:
     return np.array([harvest.reward[group == g].mean() for g in np.unique(group)], np.float32)
 
 
+def _lead(harvest: Harvest) -> np.ndarray:
+    """Reward minus the mean of the group."""
+    _, index = np.unique(harvest.completions.group, return_inverse=True)
+    return (harvest.reward - _group_means(harvest)[index]).astype(np.float32)
+
+
 def _successes(harvest: Harvest, calls: int) -> np.ndarray:
     """Rows above the mean of their group, with at least so many tool calls."""
-    group = harvest.completions.group
-    _, index = np.unique(group, return_inverse=True)
-    better = harvest.reward > _group_means(harvest)[index]
+    better = _lead(harvest) > 0
     if calls:
         better &= harvest.extra["tool_calls"] >= calls
     return np.flatnonzero(better)

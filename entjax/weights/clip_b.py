@@ -43,4 +43,4 @@ def clip_b(
             context, dropped=masked.mean(dropped, mask), mean=mean, std=spread
         )
 
-    return tunable("clip_b", f, {"mu": mu}, writes=writes(denominator), owns=steered(mu))
+    return tunable("clip_b", f, {"mu": mu}, writes=writes(denominator), sees={"advantage"}, owns=steered(mu))

@@ -61,5 +61,6 @@ def clip_cov(
         {"fraction": fraction},
         reads={"logp": vocab.logp},
         writes={"weight"},
+        sees={"advantage", "clip"},
         owns=steered(fraction),
     )

@@ -54,4 +54,12 @@ def clip_v(
             context, dropped=masked.mean(dropped, mask), std=spread
         )
 
-    return tunable("clip_v", f, {"mu": mu}, remembers=SUMS, writes=writes(denominator), owns=steered(mu))
+    return tunable(
+        "clip_v",
+        f,
+        {"mu": mu},
+        remembers=SUMS,
+        writes=writes(denominator),
+        sees={"advantage"},
+        owns=steered(mu),
+    )

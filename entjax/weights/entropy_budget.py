@@ -51,7 +51,15 @@ def entropy_budget(
 
     hyper = {"budget": controller, "maximum": maximum, "estimator": estimator}
     owns = () if budget is not None and not isinstance(budget, Controller) else ("entropy",)
-    return tunable("entropy_budget", f, hyper, reads=estimator.reads, writes={"weight"}, owns=owns)
+    return tunable(
+        "entropy_budget",
+        f,
+        hyper,
+        reads=estimator.reads,
+        writes={"weight"},
+        sees={"advantage", "clip"},
+        owns=owns,
+    )
 
 
 def spend(

@@ -26,5 +26,10 @@ def off_policy_sequences(threshold: Target | Controller) -> Transform:
         return signal.replace(weight=weight).note(context, kept=masked.mean(kept, signal.mask))
 
     return tunable(
-        "off_policy_sequences", f, {"threshold": threshold}, reads={"logp": vocab.logp}, writes={"weight"}
+        "off_policy_sequences",
+        f,
+        {"threshold": threshold},
+        reads={"logp": vocab.logp},
+        writes={"weight"},
+        sees={"advantage"},
     )

@@ -74,5 +74,6 @@ def steer(
         {"minimum": minimum, "maximum": maximum},
         reads=estimator.reads,
         writes={"weight"},
+        sees={"advantage", "clip"},
         owns=steered(minimum, maximum),
     )

@@ -111,8 +111,9 @@ def test_balance_reinforces_positives_when_entropy_is_high():
     np.testing.assert_allclose(a, [1.4, -0.6] * 4, rtol=1e-6)
 
 
-def replay(state, reward, replayed, group, **how):
-    r = batch(reward, group, replayed=np.asarray(replayed, bool))
+def replay(state, reward, replayed, group, stored_advantage=None, **how):
+    extra = {} if stored_advantage is None else {"stored_advantage": stored_advantage}
+    r = batch(reward, group, replayed=np.asarray(replayed, bool), **extra)
     t = ej.chain(A.group_normalize(std=False), A.replay_baseline(**how))
     signal, new = signal_of(t, r, state=state)
     return signal, new["replay_baseline"]["own"], r
@@ -151,6 +152,19 @@ def test_replay_keeps_only_what_beats_the_median():
         signal.mask, np.asarray(r.mask) & np.array([1, 1, 1, 1, 1, 0, 0, 1], bool)[:, None]
     )
     assert new.count == 4  # the fresh group alone
+
+
+def test_replay_may_keep_the_stored_advantage():
+    """SPEAR's weight_decay: what the row had when it was sampled, smaller; nothing is computed anew."""
+    stored = np.array([9, 9, 9, 9, 0.5, -0.25, 1.0, 0], np.float32)
+    signal, _, _ = replay(
+        None, np.ones(8), np.arange(8) >= 4, FOUR, weight_decay=0.5, stored_advantage=stored
+    )
+    a = np.asarray(signal.advantage)[:, 2]
+    np.testing.assert_allclose(a[4:], [0.25, 0, 0.5, 0], rtol=1e-6)
+    np.testing.assert_array_equal(np.asarray(signal.mask)[4:, 2], [True, False, True, False])
+    with pytest.raises(ValueError, match=r"1\.5"):
+        A.replay_baseline(weight_decay=1.5)
 
 
 def test_before_any_history_there_is_nothing_to_imitate():

@@ -52,6 +52,13 @@ ROWS = [
         inputs=("replayed",),
         where="per_rollout",
     ),
+    Row(
+        A.replay_baseline,
+        {"weight_decay": 0.9},
+        {"advantage", "mask"},
+        inputs=("replayed", "stored_advantage"),
+        where="per_rollout",
+    ),
     Row(A.replay_weight, {}, {"weight"}, inputs=("replayed",), where="per_rollout"),
     reward(R.kl_reward, {"beta": 0.1}, inputs=("ref_logp",)),
     reward(
@@ -66,6 +73,7 @@ ROWS = [
     reward(R.empo, {}, inputs=("cluster",)),
     reward(R.empo, {"variant": "verl", "min_confidence": 0.25}, inputs=("cluster",)),
     reward(R.empo, {"variant": "vote"}, inputs=("cluster",)),
+    reward(R.empo, {"variant": "reasoning"}, inputs=("cluster", "copied")),
     reward(R.overlong, {"max_length": 8, "buffer": 5}),
     reward(R.overlong, {"max_length": 8, "buffer": 5, "floor": False, "factor": 0.5}),
     reward(R.dsdr, {"lambda_d": 0.3, "sigma_d": 0.45}, inputs=("diversity",)),

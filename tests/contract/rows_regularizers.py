@@ -24,6 +24,7 @@ ROWS = [
         {"rho": 0.9, "kappa": 0.05, "rule": "fixed", "estimator": "mse"},
         {"coef", "clip_low"},
     ),
+    Row(r.lp_reg, {"rho": 0.5, "kappa": 0.3, "rule": "minp_soft"}, {"coef", "clip_low"}),
     Row(r.targeted_entropy, {}, {"coef"}),
     Row(r.targeted_entropy, {"target": c.linear(1.0, 0.3, 10)}, {"coef"}, label="ter(schedule)"),
     Row(r.tea, {}, {"coef"}),

@@ -62,6 +62,8 @@ def inputs(rollout: ej.Rollout, names, seed: int = 7) -> dict:
         "diversity": lambda: rng.random(b),
         "think_end": lambda: rng.integers(0, t + 2, b).astype(np.int32),
         "replayed": lambda: np.arange(b) % 3 == 0,
+        "copied": lambda: rng.random(b) < 0.3,
+        "stored_advantage": lambda: rng.normal(size=b),
         "tool_calls": lambda: rng.integers(0, 4, b).astype(np.int32),
         "tempered": lambda: rng.random(b) < 0.4,
         "baseline": lambda: rng.random(b),

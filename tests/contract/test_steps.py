@@ -26,18 +26,23 @@ SIZE = 8
 
 
 def objective_of(members, surrogate=ej.surrogates.ppo_clip):
-    """The members in the order baseline, reward-free shaping, average; an error or a warning means that they do not get along."""
+    """The members in the order that works; an error or a warning means that they do not get along."""
     named = [
         (row, ej.rename(f"t{i}_{(t := row.factory(**row.kwargs)).name}", t)) for i, row in enumerate(members)
     ]
 
     def order(item):
+        """Rewards, baseline and clip range, other advantages, whatever looks at these, averages."""
         t = item[1]
-        return (
-            "scale" in t.owns,
-            "baseline" not in t.owns and "reward" not in t.writes,
-            "baseline" in t.owns,
+        stages = (
+            "reward" in t.owns,
+            "reward" in t.writes,
+            bool({"baseline", "clip"} & t.owns),
+            "advantage" in t.writes,
+            "scale" not in t.owns,
+            True,
         )
+        return stages.index(True)
 
     named.sort(key=order)
     if any("reward" in t.writes for _, t in named) and not any("baseline" in t.owns for _, t in named):

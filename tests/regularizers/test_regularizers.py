@@ -229,6 +229,18 @@ def test_min_p_limits():
     np.testing.assert_allclose(np.exp(np.asarray(half)), chosen, rtol=1e-4, atol=1e-30)
 
 
+def test_soft_min_p_lowers_what_it_removes_to_the_smallest_logit():
+    logits = np.random.default_rng(3).normal(size=(50, 9)) * 2
+    row = vocab.Row(jnp.asarray(logits, jnp.float32), jnp.arange(50) % 9)
+    p = np.exp(logits)
+    lowered = np.where(p >= 0.2 * p.max(-1, keepdims=True), logits, logits.min(-1, keepdims=True))
+    expected = (lowered - np.log(np.exp(lowered).sum(-1, keepdims=True)))[np.arange(50), np.arange(50) % 9]
+    np.testing.assert_allclose(features.min_p_logp(0.2, "minp_soft")(row), expected, rtol=1e-5, atol=1e-6)
+    forbidden = row.replace(logits=vocab.finite_logits(jnp.where(row.logits < 0, -jnp.inf, row.logits)))
+    kept = features.min_p_logp(0.2, "minp")(forbidden)  # nothing is left below: both rules agree
+    np.testing.assert_allclose(features.min_p_logp(0.2, "minp_soft")(forbidden), kept, rtol=1e-5, atol=1e-6)
+
+
 def test_tempered_logp():
     row = vocab.Row(jnp.asarray([[0.0, 1.0, 3.0]]), jnp.asarray([2]))
     z = np.asarray([0.0, 1.0, 3.0]) / 1.2

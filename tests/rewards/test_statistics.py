@@ -125,6 +125,17 @@ def test_empo_of_a_group_of_one():
     np.testing.assert_array_equal(reward_of(R.empo("verl"), r), 1)
 
 
+def test_empo_for_free_form_answers():
+    """Missing answers cost, copies of the question earn nothing, nor does a group that agrees on nothing."""
+    copied = np.array([0, 1, 0, 0, 0, 0, 0, 0], bool)
+    r = with_answers([0, 0, 0, -1, 1, 1, 1, 1], copied=copied)
+    np.testing.assert_allclose(reward_of(R.empo("reasoning"), r), [0.75, 0, 0.75, -0.5, 1, 1, 1, 1])
+    r = with_answers([*range(7), -1], np.zeros(8, int), copied=copied)
+    np.testing.assert_allclose(reward_of(R.empo("reasoning"), r), [0] * 7 + [-0.5])
+    with pytest.raises(ValueError, match="truth"):
+        R.empo("truth")
+
+
 def test_answers_are_clustered_by_identity_inside_a_group():
     ids = R.answer_clusters(["7", "x", "7", None, "x", "7", None, "y"], FOUR)
     np.testing.assert_array_equal(ids, [0, 1, 0, -1, 0, 1, -1, 2])

@@ -65,3 +65,17 @@ def test_hostile_texts_cost_little(hostile):
 def test_names_are_checked():
     with pytest.raises(ValueError, match="sequence of names"):
         text.tag_format("think")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("", False),
+        ("the capital", True),  # contained
+        ("What is the lovely capital of France", True),  # six of seven words in the question's order
+        ("What is France of capital the", False),  # their order counts: 3 of 6
+        ("It is Paris", False),
+    ],
+)
+def test_copies_of_the_question(answer, expected):
+    assert text.copies("What is the capital of France ?", answer) is expected

@@ -92,6 +92,9 @@ def test_replay_keeps_successes_until_there_are_enough():
     assert again.sum() == 2 and not again[:4].any()
     assert {t.strip("\0") for t, r in zip(harvest.texts, again) if r} <= {"a0.1", "a0.3", "c0.0"}
     assert (harvest.reward[again] > np.median([0.5, 0, 0.25])).all()
+    stored = dict(zip(("a0.1", "a0.3", "c0.0"), (0.5, 0.5, 0.75)))
+    kept = [stored[t.strip("\0")] for t, r in zip(harvest.texts, again) if r]
+    np.testing.assert_allclose(harvest.extra["stored_advantage"], [0] * 4 + kept)
     assert len(np.unique(harvest.completions.group[again])) == 2 and 0 not in harvest.completions.group[again]
     np.testing.assert_allclose(out[-1][1]["means"], [0.5, 0, 0.25, 1, 0.25])
     rollout = to_rollout(harvest, rows=4 + 2, length=6, temperature=1.0)
