@@ -50,7 +50,8 @@ class Config:
     samples: int = 16  # completions per prompt: the group
     max_new_tokens: int = 256
     temperature: float = 1.0
-    # Decoding chain of the rollouts, or a function of the knobs that gives one, e.g. decoding.hapo; None samples from the policy.
+    # Decoding chain of the rollouts, or a function of the knobs that gives one, e.g. decoding.hapo. None: the objective's
+    # own, else the policy itself is sampled.
     rules: Transform | Callable[[Mapping[str, Any]], Transform] | None = None
     stop: tuple[str, ...] = ()  # strings that end a completion
     chat: bool = True  # wrap prompts with the tokenizer's chat template, if it has one

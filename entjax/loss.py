@@ -8,7 +8,7 @@ is decided before the gradient, so the loss of a batch is the sum of the losses 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,11 +34,13 @@ class Objective:
         *,
         reference_decay: float = 1.0,
         teacher: Any = None,
+        rules: Transform | Callable[[Mapping[str, Any]], Transform] | None = None,
     ):
         """`per_rollout` runs once per rollout batch (behaviour statistics), `per_step` once per optimizer step (the current
         policy), `per_token` inside the gradient. `reference_decay`: 1 keeps the reference policy frozen, less makes it an
         exponential moving average of the policy. `teacher`: a module that is the reference policy, of any structure over the
-        same vocabulary; None: the policy as it was at the start."""
+        same vocabulary; None: the policy as it was at the start. `rules`: the decoding chain of the rollouts, or a function of
+        their knobs that gives it, where the method has one."""
         if not 0.0 <= reference_decay <= 1.0:
             raise ValueError(f"reference_decay must lie in [0, 1], got {reference_decay}.")
         if teacher is not None and reference_decay < 1.0:
@@ -56,6 +58,7 @@ class Objective:
         self.per_token = per_token
         self.reference_decay = float(reference_decay)
         self.teacher = teacher
+        self.rules = rules
 
     @property
     def parts(self) -> tuple[Transform, ...]:

@@ -88,7 +88,8 @@ class Parts(NamedTuple):
         params = self.for_sampler(params) if self.for_sampler else params
         taught = None if self.teacher is None or held_out else (self.teacher.sampler, self.teacher.params)
         policy_temperature = c.temperature if temperature is None else temperature
-        rules = None if held_out else c.rules(knobs) if callable(c.rules) else c.rules
+        chosen = self.objective.rules if c.rules is None else c.rules
+        rules = None if held_out else chosen(knobs) if callable(chosen) else chosen
 
         def draw(count: int) -> list[Example]:
             return self.stream.take(count)
@@ -343,11 +344,8 @@ def recipe(name: str, options: dict[str, Any]) -> Objective:
 
 
 def recipe_names() -> list[str]:
-    """All public functions of entjax.recipes that return an Objective."""
-    return sorted(
-        name for name, value in vars(recipes).items()
-        if inspect.isfunction(value) and value.__module__ == recipes.__name__ and not name.startswith("_")
-    )  # fmt: skip
+    """The names of all recipes."""
+    return sorted(recipes.names())
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:

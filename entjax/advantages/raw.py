@@ -1,7 +1,9 @@
-"""No baseline: the (shaped) reward itself is the advantage, A_i = R_i.
+"""No baseline, or a constant one: the (shaped) reward itself is the advantage.
 
-What plain REINFORCE, RAFT and W-REINFORCE start from. A chain that changes the reward and names no baseline needs it, because
-a Signal starts with the reward as it came out of the verifier.
+    A_i = scale (R_i - baseline)
+
+What plain REINFORCE, RAFT and W-REINFORCE start from; rewards of 0 and 1 become -1 and 1 with baseline .5 and scale 2. A chain
+that changes the reward and names no baseline needs it, because a Signal starts with the reward as it came out of the verifier.
 """
 
 from __future__ import annotations
@@ -10,10 +12,13 @@ from entjax.advantages.returns import on_tokens
 from entjax.transform import Transform, stateless
 
 
-def raw() -> Transform:
+def raw(*, baseline: float = 0.0, scale: float = 1.0) -> Transform:
     """The reward as advantage."""
+    if not scale > 0:
+        raise ValueError(f"raw needs scale > 0, got {scale}.")
 
     def f(signal, context):
-        return signal.replace(advantage=on_tokens(signal.reward, signal.mask))
+        return signal.replace(advantage=on_tokens(scale * (signal.reward - baseline), signal.mask))
 
-    return stateless("raw", f, writes={"advantage"}, owns={"baseline"})
+    hyper = {"baseline": baseline, "scale": scale}
+    return stateless("raw", f, hyper=hyper, writes={"advantage"}, owns={"baseline"})

@@ -93,6 +93,14 @@ def test_signed_scale_is_raft_and_negative_reinforcement():
     np.testing.assert_allclose(drop(positive=0.0), np.minimum(reward, 0))
 
 
+def test_w_reinforce_pushes_more_than_it_pulls():
+    reward = np.array([1, 0, 1, 1, 0, 0, 0, 1.0])
+    of = lambda **how: per_row(ej.recipes.w_reinforce(**how).per_rollout, batch(reward))
+    np.testing.assert_allclose(of(), np.where(reward > 0, 0.1, -1.0), rtol=1e-6)
+    np.testing.assert_array_equal(of(positive=0.0), np.where(reward > 0, 0, -1))  # NSR
+    np.testing.assert_array_equal(of(positive=1.0, negative=0.0), reward)  # RAFT
+
+
 def test_balance_leaves_its_bound_at_once():
     """After 50 batches far above the target the integral sits at its bound; below the target it moves the first time."""
     t = A.entropic_balance(0.5, kp=0.0, ki=0.5, bound=0.8)

@@ -13,6 +13,7 @@ ROWS = [
     advantage(A.group_normalize, {"eps": 1e-4, "singleton": "zero", "scope": "batch"}),
     advantage(A.group_normalize, {"variance_floor": 1e-6}),
     advantage(A.raw, {}),
+    advantage(A.raw, {"baseline": 0.5, "scale": 2.0}),
     advantage(A.leave_one_out, {}),
     advantage(A.leave_one_out, {"normalize": True, "singleton": "zero"}),
     advantage(A.reinforce_pp, {"gamma": 0.97}),
