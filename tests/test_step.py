@@ -94,6 +94,22 @@ def test_minibatches_are_consecutive_steps():
     assert metrics["ratio/max"] >= last["ratio/max"]
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.75, 0.0])
+def test_the_reference_stays_follows_or_is_the_policy(decay):
+    """reference <- decay reference + (1 - decay) policy after every step: frozen at 1, no divergence left at 0."""
+    model, optimizer = tiny.model(), optax.sgd(0.1)
+    objective = ej.Objective(per_step=ej.regularizers.kl(0.1), reference_decay=decay)
+    start = nnx.split(tiny.model())[1]
+    state = ej.init_train_state(model, objective, optimizer, jax.random.key(0))
+    rollout = ej.make_score(model, objective)(state, tiny.rollout())
+    state, _ = ej.make_train_step(model, objective, optimizer)(state, rollout)
+    kept = zip(*map(jax.tree.leaves, (start, state.params, state.reference)), strict=True)
+    for old, policy, reference in kept:
+        np.testing.assert_allclose(reference, decay * old + (1 - decay) * policy, rtol=1e-5, atol=1e-7)
+    moved = zip(jax.tree.leaves(start), jax.tree.leaves(state.params), strict=True)
+    assert max(float(jnp.abs(a - b).max()) for a, b in moved) > 1e-3
+
+
 def test_compiles_once():
     model, optimizer = tiny.model(), optax.adamw(1e-3)
     state = ej.init_train_state(model, OBJECTIVE, optimizer, jax.random.key(0))

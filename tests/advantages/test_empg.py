@@ -94,3 +94,18 @@ def test_a_row_per_step_equals_steps_inside_a_row():
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="'turns'"):
         empg(steps="turns")
+
+
+def test_a_confident_wrong_step_is_punished_more():
+    rollout, signal = batch()
+    rollout = rollout.replace(extra={"turn": jnp.asarray(turns(rollout))})
+    wrong = signal.replace(advantage=-rollout.mask.astype(jnp.float32))
+    out = on(rollout, apply(empg(k=1.0, zeta=0.0), rollout, wrong).advantage)
+    turn, entropy = (
+        np.asarray(x)[np.asarray(rollout.mask)] for x in (rollout.extra["turn"], rollout.entropy)
+    )
+    row = np.broadcast_to(np.arange(8)[:, None], rollout.mask.shape)[np.asarray(rollout.mask)]
+    steps = {key: (row == key[0]) & (turn == key[1]) for key in zip(row, turn) if key[1] >= 0}
+    mean = np.array([entropy[where].mean() for where in steps.values()])
+    got = np.array([out[where][0] for where in steps.values()])
+    assert (np.diff(got[np.argsort(mean)]) >= -1e-6).all() and got[mean.argmin()] < got[mean.argmax()]

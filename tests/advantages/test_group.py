@@ -1,5 +1,7 @@
 """Group advantages against brute force, identities and the cases that no golden number covers."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -236,6 +238,20 @@ def test_canon_favours_the_better_half():
     level = jnp.asarray([2.0, 1.5, 0.3, 0.1, 0, 0, 0, 0])[:, None]
     a = per_row(A.canon(mu=1.0), r.replace(entropy=jnp.broadcast_to(level, (8, 11))))
     np.testing.assert_allclose(a[:4], [1, 1, -1, -1], atol=1e-6)
+
+
+def test_canon_over_all_random_splits_is_rloo():
+    """Across halves that are drawn at random a row meets every other row as often: the mean of the others is its baseline."""
+    reward, group = np.array([1.0, 0.25, 0.0, 0.5]), np.zeros(4, int)
+    total = np.zeros(4)
+    orders = list(itertools.permutations(range(4)))
+    r = tiny.rollout(batch=4, groups=(4,))
+    for order in orders:
+        turned = r.replace(
+            reward=jnp.asarray(reward[list(order)], jnp.float32), group=jnp.asarray(group, jnp.int32)
+        )
+        total[list(order)] += per_row(A.canon("row", mu=1.0), turned)
+    np.testing.assert_allclose(total / len(orders), reward - (reward.sum() - reward) / 3, atol=1e-6)
 
 
 def test_hardness_weighs_hard_prompts_more():

@@ -155,6 +155,15 @@ def test_kl_cov_limits():
     assert np.flatnonzero(np.asarray(one.coef[name])).tolist() == [best]
 
 
+def test_kl_cov_penalises_more_tokens_with_a_larger_ratio():
+    rollout = tiny.rollout()
+    signal, context = signal_of(rollout), context_of(rollout)
+    (name,) = r.kl_cov().terms
+    chosen = [np.asarray(r.kl_cov(q).update(signal, (), context)[0].coef[name]) > 0 for q in (0.05, 0.3, 0.8)]
+    assert chosen[0].sum() < chosen[1].sum() < chosen[2].sum()
+    assert (chosen[0] <= chosen[1]).all() and (chosen[1] <= chosen[2]).all()
+
+
 def test_kl_cov_is_silent_on_policy():
     rollout = tiny.rollout()
     t = r.kl_cov(1.0)
@@ -187,6 +196,21 @@ def test_lp_reg_selects_negative_unlikely_and_below_the_proxy():
     np.testing.assert_array_equal(
         np.asarray(out.clip_low), np.where(selected, 0, np.asarray(signal.clip_low))
     )
+
+
+def test_lp_reg_lifts_what_fell_below_its_proxy_and_nothing_else():
+    """On-policy with kappa = 0 the proxy is the policy: nothing is selected. Below the proxy, descent raises log pi."""
+    t, _, signal, context, _ = lp_setting(0.9)
+    (name,), (proxy,) = t.terms, t.remembers
+    context.rollout.extra[proxy] = context.stats["logp"]
+    out, _ = t.update(signal, (), context)
+    assert int(out.metrics["lp_reg/selected"]) == 0 and not np.asarray(out.coef[name]).any()
+    side = {proxy: jnp.full((1,), -0.5), "mask": jnp.ones(1, bool)}
+    k3 = lambda z: t.terms[name](vocab.Row(z, jnp.zeros(1, jnp.int32), side)).sum()
+    fallen = jnp.asarray([[0.0, 1.0, 1.0]])
+    after = fallen - 0.1 * jax.grad(k3)(fallen)
+    logp = lambda z: float(jax.nn.log_softmax(z)[0, 0])
+    assert logp(fallen) < -0.5 and logp(after) > logp(fallen)
 
 
 def test_lp_reg_min_selected_is_the_released_quirk():
@@ -285,6 +309,36 @@ def test_kl_controller_holds_a_divergence():
 
 
 # Entropy terms ----------------------------------------------
+
+
+def test_the_bonus_raises_entropy_in_proportion_to_its_coefficient():
+    rollout = tiny.rollout()
+    mean = lambda found: float(ej.masked.mean(found["entropy"], rollout.mask))
+    gains = []
+    for coef in (0.0, 0.5, 1.0):
+        before, after, _ = gradient_step(r.entropy(coef), tiny.model(), rollout, 1e-2)
+        gains.append(mean(after) - mean(before))
+    assert gains[0] == 0.0 < gains[1] and gains[2] == pytest.approx(2 * gains[1], rel=0.05)
+    uniform = lambda z: vocab.entropy(vocab.Row(z, jnp.zeros(1, jnp.int32))).sum()
+    np.testing.assert_allclose(jax.grad(uniform)(jnp.full((1, 7), 3.0)), 0, atol=1e-7)
+
+
+def test_siren_with_everything_open_is_a_pull_on_the_mean_entropy():
+    """p = 1, q = 0: the nucleus entropy is the entropy, and of a row only its most certain token is no peak; c = 0: nothing."""
+    rollout = tiny.rollout()
+    t = r.siren(1.0, top_p=1.0, quantile=0.0, anchor=0.3)
+    (name,) = t.terms
+    before, _, metrics = gradient_step(t, tiny.model(), rollout, 0.0)
+    np.testing.assert_allclose(before[name], before["entropy"], rtol=1e-4, atol=1e-5)
+    mask, H = np.asarray(rollout.mask), np.asarray(before["entropy"], np.float64)
+    rows = [np.sort(h[m])[1:].mean() if m.sum() > 1 else 0.0 for h, m in zip(H, mask)]
+    assert float(metrics["siren/entropy"]) == pytest.approx(np.mean(rows), rel=1e-4)
+    off, _ = r.siren(0.0, anchor=0.3).update(
+        signal_of(rollout),
+        r.siren(0.0, anchor=0.3).init(None),
+        context_of(rollout, **dict.fromkeys(r.siren(0.0).terms, before[name])),
+    )
+    assert not np.asarray(off.coef[next(iter(r.siren(0.0).terms))]).any()
 
 
 def test_targeted_entropy_turns_at_its_target():

@@ -166,6 +166,41 @@ def test_pear_prefers_calm_thinking():
     np.testing.assert_allclose(reward_of(R.pear(), missing)[0], 0.1, rtol=1e-5)
 
 
+def test_pear_ranks_right_answers_by_their_calm():
+    """In a group where all are right GRPO learns nothing; with PEAR the calmest reasoning has the largest advantage."""
+    r = batch(np.ones(8), np.zeros(8, int), think_end=np.full(8, 10**6, np.int32))
+    level = jnp.asarray([0.1, 0.7, 0.3, 0.9, 0.5, 0.2, 0.8, 0.6])[:, None]
+    r = r.replace(entropy=jnp.broadcast_to(level, (8, 11)))
+    assert np.abs(per_row(A.group_normalize(), r)).max() == 0
+    a = per_row(ej.chain(R.pear(), A.group_normalize()), r)
+    np.testing.assert_array_equal(np.argsort(-a), np.argsort(np.asarray(level)[:, 0]))
+
+
+def test_empo_lowers_the_semantic_entropy_of_a_policy_that_is_wrong():
+    """Five answers, the most likely one wrong, no labels: agreement is rewarded, so entropy falls and the error stays."""
+    start = jnp.asarray([0.6, 0.0, 0.3, 0.1, 0.2])
+    chain = ej.chain(R.empo("verl"), A.group_normalize(std=False))
+    rollout = tiny.rollout(batch=16, groups=(16,))
+    rollout = rollout.replace(
+        group=jnp.zeros(16, jnp.int32), mask=jnp.arange(11)[None] == jnp.full((16, 1), 2)
+    )
+
+    @jax.jit
+    def step(logits, key):
+        answer = jax.random.categorical(key, logits, shape=(16,)).astype(jnp.int32)
+        seen = rollout.replace(extra={"cluster": answer})
+        signal, _ = chain.update(ej.Signal.start(seen), {}, ej.Context(seen))
+        toward = jax.nn.one_hot(answer, 5) - jax.nn.softmax(logits)
+        return logits + 0.1 * (signal.advantage[:, 2, None] * toward).sum(0)
+
+    logits = start
+    for key in jax.random.split(jax.random.key(0), 60):
+        logits = step(logits, key)
+    entropy = lambda z: float(-(jax.nn.softmax(z) * jax.nn.log_softmax(z)).sum())
+    assert entropy(logits) < 0.2 < 1.5 < entropy(start)
+    assert int(logits.argmax()) == 0
+
+
 def test_em_rl_ignores_the_verifier():
     r = tiny.rollout()
     token, sequence = (reward_of(R.em_rl(level), r) for level in ("token", "sequence"))

@@ -133,6 +133,11 @@ def test_clip_v_without_its_cap():
     np.testing.assert_array_equal(~capped & (a == 0), far & (a == 0))
 
 
+def test_clip_v_with_an_infinite_threshold_drops_nothing():
+    case = with_sums(batch())
+    np.testing.assert_array_equal(apply(ej.weights.clip_v(1e9), case).mask, case[0].mask)
+
+
 def test_clip_v_without_spread_drops_nothing():
     case = with_sums(batch(advantage=-1.0))
     flat = lambda x: jnp.full_like(x, -0.5)
