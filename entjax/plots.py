@@ -15,6 +15,7 @@ PANELS = (
     ("ratio and clipping", ("clip/low", "clip/high", "kl/old")),
     ("gradient norm", ("grad_norm",)),
 )
+TOOLS = (("share of answers that call a tool", ("turns/call_rate",)),)  # of runs with an environment
 COLORS = ("#1f6feb", "#d1495b", "#2a9d8f", "#e9a03b", "#7b5ea7", "#555555", "#c2185b", "#6d8f00")
 STYLES = ("-", "--", ":", "-.")
 
@@ -28,8 +29,10 @@ def dashboard(workdirs: Sequence[Path], target: Path, labels: Sequence[str] | No
 
     runs = [read_lines(Path(w) / "metrics.jsonl") for w in workdirs]
     labels = list(labels or (Path(w).name for w in workdirs))
+    with_tools = any("turns/call_rate" in record for run in runs for record in run)
+    panels = (*PANELS[:4], *TOOLS, *PANELS[5:]) if with_tools else PANELS
     figure, axes = plt.subplots(2, 3, figsize=(14, 7), layout="constrained")
-    for axis, (title, prefixes) in zip(axes.flat, PANELS, strict=True):
+    for axis, (title, prefixes) in zip(axes.flat, panels, strict=True):
         names = sorted({n for run in runs for r in run for n in r if n.startswith(prefixes)}, key=_natural)
         for run, label, color in zip(runs, labels, COLORS * len(runs), strict=False):
             for name, style in zip(names, STYLES * len(names), strict=False):

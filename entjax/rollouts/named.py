@@ -10,7 +10,8 @@ from typing import Any
 from entjax import rollouts
 from entjax.rollouts.harvest import Strategy
 
-PLAIN = {"int", "float", "bool", "str", "None"}  # types of options that can be written on a command line
+# types of options that can be written on a command line, and what they take
+PLAIN = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),)}
 
 
 def names() -> dict[str, Callable[..., Strategy]]:
@@ -37,13 +38,14 @@ def strategy_by_name(name: str, options: Mapping[str, Any]) -> Strategy:
         raise ValueError(
             f"strategy={name} needs {', '.join(needed)}, which only a config file can hold: strategy=ej.rollouts.{name}(...)."
         )
-    plain = [p.name for p in parameters.values() if set(str(p.annotation).replace("|", " ").split()) <= PLAIN]
+    kinds = {p.name: set(str(p.annotation).replace("|", " ").split()) for p in parameters.values()}
+    plain = [option for option, kind in kinds.items() if kind <= set(PLAIN)]
     unknown = sorted(set(options) - set(plain))
     if unknown:
         raise ValueError(
             f"strategy={name} has no option {', '.join(unknown)} for the command line; it takes {', '.join(plain) or 'none'}."
         )
-    try:
-        return known[name](**options)
-    except TypeError as error:
-        raise ValueError(f"strategy={name}: {error}") from error
+    for option, value in options.items():
+        if not any(type(value) in PLAIN[kind] for kind in kinds[option]):
+            raise ValueError(f"strategy.{option}={value}: expected {parameters[option].annotation}.")
+    return known[name](**options)

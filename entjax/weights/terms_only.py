@@ -1,6 +1,8 @@
 """No policy gradient: what is left of the loss are its differentiable terms (distillation, pure entropy minimisation).
 
-w_it = 0
+    w_it = 0
+
+The tokens stay in the averages, which divide the terms as before.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def test_every_strategy_is_in_the_table():
     assert all(isinstance(strategy, Strategy) for _, strategy, _ in page.known())
 
 
-@pytest.mark.parametrize("text", blocks()[:2], ids=["config", "environment"])
+@pytest.mark.parametrize("text", blocks()[:-1], ids=["config", "environment", "distillation"])
 def test_the_examples_run(text):
     exec(compile(text, "rollouts.md", "exec"), {})
 

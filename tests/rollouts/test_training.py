@@ -1,140 +1,279 @@
-"""Every strategy in a run: sizes that the compiled step gets, masks that it learns from, finite losses (slow); and on a mesh."""
+"""Every strategy trains the quickstart's task (slow): sizes that the compiled step gets, tokens that teach, finite losses, and
+the effect on entropy that its paper claims, in direction; and on a mesh."""
 
 import dataclasses
+import functools
+import sys
+import tempfile
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-import entjax as ej
-from entjax import tasks
+from entjax import setup, tasks
+from entjax.config import load_config, shipped_configs
 from entjax.log import read_lines
 from entjax.rollouts import (
     EchoRules,
-    agentic,
     arpo,
-    augmentation,
+    as_strategy,
     cure,
     echo,
     groups,
     multi_turn,
-    recent_samples,
+    particle_filter,
     replay,
     silent,
-    tempered,
-    tool_light,
     tree,
-    votes,
 )
-from entjax.rollouts.harvest import to_rollout
+from entjax.rollouts.particles import Plan, by_ess
+from entjax.sampler import Sampling
+from entjax.studies import strategies
 from entjax.train import train
-from tests.rollouts import world
+from tests.rollouts import gradients, world
 
-A, C, R, W = ej.advantages, ej.clips, ej.regularizers, ej.weights
 STEPS = silent(",")
 RULES = EchoRules(
     entropy_high=0.5, branch_threshold=4.0, entropy_low=0.1, entropy_delta_threshold=0.0, min_depth=0
 )
-SELF_IMITATION = ej.Objective(
-    ej.chain(A.group_normalize(std=False), A.replay_baseline(), A.replay_weight()),
-    ej.chain(C.asymmetric(0.2, 0.28), W.clip_cov(), ej.averages.token_mean()),
-)
-TURNS = ej.Objective(
-    ej.chain(ej.rewards.tool_use(0.5), A.group_normalize(), A.empg()),
-    ej.chain(R.epo(1e-3), ej.averages.token_mean()),
-)
-CALCULATOR = tasks.calculator(operands=2, digits=1, tool_share=0.5)
-RUNS = {
-    "cure": (cure(branches=3, k=3, characters=1), {"recipe": "dapo"}),
-    "arpo": (arpo(STEPS), {"recipe": "agentic_aepo"}),
-    "agentic": (agentic(STEPS), {"recipe": "agentic_aepo"}),
-    "tree": (tree(forks=3, branches=1), {"recipe": "ettrl"}),
-    "votes": (votes(12), {"recipe": "grpo"}),
-    "echo": (echo(RULES), {"recipe": "echo"}),
-    "tool_light": (tool_light(STEPS, counts=(1, 2)), {"recipe": "grpo"}),
-    "tempered": (tempered(), {"recipe": "aepo"}),
-    "replay": (replay(size=8, ready=0.25), {"objective": SELF_IMITATION}),
-    "recent_samples": (recent_samples(), {"recipe": "targeted_entropy"}),
-    "augmentation": (augmentation(["{prompt}", "{prompt}>"]), {"recipe": "dapo"}),
-    "multi_turn": (multi_turn(tasks.calculator_tool()), {"objective": TURNS, "task": CALCULATOR,
-                   "model": ej.models.tiny(vocab=23, width=32, layers=2, heads=2, context=64), "max_new_tokens": 20}),
-}  # fmt: skip
 
 
-def config(strategy, **changes):
-    base = {
-        "task": ej.tasks.countdown(numbers=2), "model": ej.models.tiny(vocab=19, width=32, layers=2, heads=2, context=64),
-        "steps": 20, "prompts": 4, "samples": 8, "max_new_tokens": 9, "lr": 1e-3, "minibatches": 2, "sft_steps": 150,
-        "sft_batch": 64, "eval_prompts": 4, "eval_samples": 4, "eval_k": (1,), "eval_every": 0, "save_every": 100,
-    }  # fmt: skip
-    return ej.Config(**{**base, "strategy": strategy, **changes})
+@functools.lru_cache(None)
+def run(name):
+    """Each run of the study once."""
+    with tempfile.TemporaryDirectory() as folder:
+        return strategies.study(name, Path(folder) / "run")
 
 
-def watched(strategy, seen):
-    """The strategy, with a look at every harvest."""
-
-    def collect(tools, examples, step, knobs, memory):
-        harvest, memory = strategy.collect(tools, examples, step, knobs, memory)
-        seen.append(harvest)
-        return harvest, memory
-
-    return strategy._replace(collect=collect)
+# Twenty steps -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
-def test_trains(name, tmp_path):
-    strategy, changes = RUNS[name]
-    seen = []
-    c = config(watched(strategy, seen), **changes)
-    train(c, tmp_path)
-    records = [r for r in read_lines(tmp_path / "metrics.jsonl") if "loss" in r]
-    assert [r["step"] for r in records] == list(range(1, 21)) and len(seen) == 20
-    assert all(
-        np.isfinite(r["loss"]) and np.isfinite(r["grad_norm"]) and r["update/skipped"] == 0 for r in records
+@pytest.mark.parametrize("name", strategies.RUNS)
+def test_trains(name):
+    result = run(name)
+    loss, norm = result.series("loss"), result.series("grad_norm")
+    assert len(loss) == len(result.harvests) == 20
+    assert (
+        np.isfinite(loss).all() and np.isfinite(norm).all() and (result.series("update/skipped") == 0).all()
     )
-    assert max(r["grad_norm"] for r in records) > 0
-    for harvest in seen:
-        done = harvest.completions
-        extra_groups = {"tempered": 1}.get(name, 0)
-        replayed = harvest.extra.get("replayed", np.zeros(len(done.group), bool))
-        ids, sizes = np.unique(done.group[~replayed], return_counts=True)
-        assert len(ids) == 4 + extra_groups and (sizes == 8).all()
-        assert len(done.group) <= c.rows
-        rollout = to_rollout(harvest, rows=c.rows, length=64, temperature=1.0)
-        filler = np.asarray(rollout.group) < 0
-        assert filler.sum() == c.rows - len(done.group) and not np.asarray(rollout.mask)[filler].any()
-        position = np.arange(64)[None]
-        inside = (position >= done.prompt_length[:, None]) & (position < done.length[:, None])
-        assert not (np.asarray(rollout.mask)[: len(done.group)] & ~inside).any()
-    if name == "multi_turn":
-        check_tool_output(seen)
-    if name == "cure":
-        prefixes = [
-            h.completions.mask.sum() < (h.completions.length - h.completions.prompt_length).sum()
-            for h in seen
-        ]
-        assert any(prefixes)
-    if name == "replay":
-        assert max(h.metrics["replay/rows"] for h in seen) > 0
-
-
-def check_tool_output(seen):
-    """Tool output is outside the mask: the characters behind a call up to `;`."""
-    model = ej.models.tiny(vocab=23, width=32, layers=2, heads=2, context=64)
-    decode = world.parts(task=CALCULATOR, model=model).tokenizer.decode
-    calls = 0
-    for harvest in seen:
+    assert norm.max() > 0
+    assert loss[-5:].mean() < loss[:5].mean() + 0.05  # falling or stable
+    for harvest in result.harvests:
         c = harvest.completions
-        for row in range(len(c.group)):
-            ids = c.tokens[row, c.prompt_length[row] : c.length[row]]
-            said = c.mask[row, c.prompt_length[row] : c.length[row]]
-            outside = "".join(decode([int(i)]) for i in ids[~said])
-            calls += outside.count(";")
-            assert (
-                not set(outside) - set("0123456789-/;?")
-                and outside.count(";") <= harvest.extra["tool_calls"][row]
-            )
-    assert calls > 50
+        replayed = harvest.extra.get("replayed", np.zeros(len(c.group), bool))
+        ids, sizes = np.unique(c.group[~replayed], return_counts=True)
+        assert len(ids) == 16 + 8 * name.startswith("tempered") and (sizes == 16).all()
+        assert len(c.group) <= result.config.rows
+
+
+def higher(name, control):
+    return run(name).after["eval/entropy"] - run(control).after["eval/entropy"]
+
+
+@pytest.mark.slow
+def test_dynamic_sampling_brings_groups_with_a_signal():
+    assert (
+        run("dynamic").series("groups/no_signal").mean() < 0.5 * run("dapo").series("groups/no_signal").mean()
+    )
+
+
+@pytest.mark.slow
+def test_recent_samples_need_fewer_prompts_than_dynamic_sampling():
+    recent, dynamic = run("recent_samples"), run("dynamic")
+    assert recent.series("groups/no_signal").mean() < 0.5 * run("dapo").series("groups/no_signal").mean()
+    drawn = [r.series("sampling/prompts_drawn").sum() for r in (recent, dynamic)]
+    assert drawn[0] <= drawn[1]
+
+
+@pytest.mark.slow
+def test_cure_keeps_entropy():
+    assert higher("cure", "dapo") > 0
+
+
+@pytest.mark.slow
+def test_votes_make_sure_and_of_one_mind():
+    result = run("votes")
+    ratio = result.series("vote/majority_ratio")
+    assert ratio[-5:].mean() > ratio[:5].mean()
+    assert result.after["eval/entropy"] < result.before["eval/entropy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tree", "echo"])
+def test_trees_hold_the_collapse_of_votes(name):
+    assert higher(name, "votes") > 0
+    assert run(name).series("sampling/computed_share").mean() < 1
+
+
+@pytest.mark.slow
+def test_the_target_of_tempered_rows_moves_entropy():
+    assert higher("tempered", "tempered_low") > 0
+
+
+@pytest.mark.slow
+def test_templates_make_rollouts_less_certain():
+    first = [run(name).series("entropy/rollout")[:5].mean() for name in ("augmentation", "dapo")]
+    assert first[0] > first[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["arpo", "agentic"])
+def test_branches_start_where_entropy_rose(name, monkeypatch):
+    """Of the decisions of a run, those for a branch saw the larger rise; and AEPO's penalty makes streaks rarer."""
+    seen, module = [], sys.modules[f"entjax.rollouts.{name}"]
+    plain = module.branches
+
+    def noted(u, rise, *rest):
+        decision = bool(plain(u, rise, *rest))
+        seen.append((float(rise), decision, int(rest[0]) if name == "agentic" else 0))
+        return decision
+
+    monkeypatch.setattr(module, "branches", noted)
+    c = strategies.config(name, prompts=64)
+    parts = setup.build(c)
+    strategy = as_strategy(c.strategy)
+    strategy(parts.tools(parts.fresh_state().params, 0), parts.stream.next(), 0, {})
+    rise, branched, streak = (np.array(x) for x in zip(*seen, strict=True))
+    assert len(rise) > 200 and 0.2 < branched.mean() < 0.8
+    assert rise[branched].mean() > rise[~branched].mean()
+    if name == "agentic":
+        assert branched[streak >= 2].mean() < branched[streak == 0].mean()
+
+
+@pytest.mark.slow
+def test_tool_light_branches_uncertain_turns(monkeypatch):
+    module, chosen, every = sys.modules["entjax.rollouts.tool_light"], [], []
+    plain = module.branch_steps
+
+    def noted(scores, steps):
+        found = plain(scores, steps)
+        every.extend(scores)
+        chosen.extend(scores[i] for i in found)
+        return found
+
+    monkeypatch.setattr(module, "branch_steps", noted)
+    c = strategies.config("tool_light", prompts=16)
+    parts = setup.build(c)
+    c.strategy(parts.tools(parts.fresh_state().params, 0), parts.stream.next(), 0, {})
+    assert np.mean(chosen) > np.mean(every) and len(chosen) < len(every)
+
+
+@pytest.mark.slow
+def test_entropic_annealing_keeps_more_particles():
+    """On the warm start, scored by the steps that are right so far: annealing resamples from flatter weights, so more
+    different answers are left; and the search is right more often than one sample."""
+    c = strategies.config("grpo", prompts=32)
+    parts = setup.build(c)
+    examples = parts.stream.next()
+    prompts, params = [parts.encode(e) for e in examples], parts.fresh_state().params
+
+    def right_so_far(owner, completions):
+        return [share_right(parts.tokenizer.decode(ids)) for i, ids in zip(owner, completions, strict=True)]
+
+    found = {}
+    for name, annealing in (("annealed", by_ess), ("plain", None)):
+        plan = Plan(steps=8, tokens=3, particles=16, annealing=annealing)
+        how = Sampling(c.max_new_tokens)
+        found[name] = particle_filter(
+            parts.sampler, params, prompts, how, right_so_far, plan, key=jax.random.key(5)
+        )
+    different = {
+        name: np.mean(
+            [len({tuple(s.completions.completion(r)) for r in range(16 * i, 16 * i + 16)}) for i in range(32)]
+        )
+        for name, s in found.items()
+    }
+    assert different["annealed"] > different["plain"], different
+    first = {name: s.ess[:3].mean() for name, s in found.items()}
+    assert first["annealed"] > 0, first
+    texts = [
+        parts.tokenizer.decode(found["annealed"].completions.completion(r)) for r in found["annealed"].best
+    ]
+    best = np.mean([c.task.verify(e, t) for e, t in zip(examples, texts, strict=True)])
+    tools = parts.tools(params, 0)
+    assert best > groups()(tools, examples, 0, {}).reward.mean()
+
+
+def share_right(text):
+    """A score in [0, 1] of a prefix: 0.9 while all its finished steps are right, else 0.1."""
+    finished = text.split(",")[: text.count(",")]
+    steps = [countdown_step(part) for part in finished]
+    return 0.9 if all(steps) else 0.1
+
+
+def countdown_step(part):
+    left, _, result = part.partition("=")
+    for op, f in (("+", int.__add__), ("-", int.__sub__), ("*", int.__mul__)):
+        a, found, b = left.partition(op)
+        if found and a.isdigit() and b.isdigit() and result.isdigit():
+            return f(int(a), int(b)) == int(result)
+    return False
+
+
+@pytest.mark.slow
+def test_a_tool_is_learned_from_reward(tmp_path):
+    """configs/calculator.py: calls and reward rise together, on fresh prompts too."""
+    c = load_config(shipped_configs() / "calculator.py")
+    result = train(c, tmp_path / "run")
+    records = [r for r in read_lines(tmp_path / "run" / "metrics.jsonl") if "loss" in r]
+    for name, rise in (("turns/call_rate", 0.4), ("reward/mean", 0.3)):
+        values = np.array([r[name] for r in records])
+        assert len(values) == 60 and values[-5:].mean() > values[:5].mean() + rise, name
+    assert result["before"]["eval/call_rate"] < 0.4 and result["after"]["eval/call_rate"] > 0.8
+    assert result["after"]["eval/pass@1"] > result["before"]["eval/pass@1"] + 0.3
+
+
+# Which tokens teach -----------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(None)
+def warm(name="quickstart"):
+    """The parts of a run from a shipped warm start."""
+    if name == "quickstart":
+        return setup.build(strategies.config("grpo", prompts=3))
+    c = load_config(shipped_configs() / "calculator.py")
+    return setup.build(dataclasses.replace(c, samples=16, prompts=3))
+
+
+PRESENT = {
+    name: run.strategy
+    for name, run in strategies.RUNS.items()
+    if name not in ("dapo", "tempered_low", "spear", "replay")
+}
+PRESENT["calculator"] = multi_turn(tasks.calculator_tool())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESENT)
+def test_what_was_sampled_teaches_and_nothing_else(name):
+    """The loss has a gradient in the log-probs of exactly the sampled tokens: not of prompts, of prefixes that CURE gives, of
+    tokens that ECHO starts branches with, of what a tool says, of padding."""
+    parts = warm("calculator" if name == "calculator" else "quickstart")
+    forks, pieces, examples = [], [], [parts.config.task.example(i) for i in range(3)]
+    tools = gradients.watched(parts.tools(parts.fresh_state().params, 0), forks, pieces)
+    harvest = PRESENT[name](tools, examples, 0, {})
+    size = gradients.taught(parts, harvest)
+    expected, index = gradients.sampled(harvest, size.shape[1]), np.arange(size.shape[1])[None]
+    if name == "cure":
+        rows = gradients.branches(harvest, 4)
+        assert (forks[0] > harvest.completions.prompt_length[rows]).any()
+        expected[rows] &= index >= forks[0][:, None]
+    if name == "echo":
+        rows, first = gradients.branches(harvest, 1), pieces[0] > 0
+        assert first.any()
+        expected[rows[first], forks[0][first]] = False
+    if name == "calculator":
+        said = gradients.replies(harvest, tools.decode, size.shape[1])
+        assert said.sum() > 30
+        expected &= ~said
+    assert (size[~expected] == 0).all()
+    unsure = expected & (gradients.padded(harvest.completions.entropy, size.shape[1]) > 1e-3)
+    assert unsure.sum() > 100 and (size[unsure] > 0).all()
+
+
+# On a mesh --------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -144,7 +283,7 @@ def test_on_a_mesh_the_same_tokens(strategy):
     """Rows over eight devices: tokens and masks of one device, though 40 rows become 40 and 32 places."""
     one = world.collect(strategy)
     spread = world.config(mesh={"fsdp": 8})
-    parts = ej.setup.build(spread)
+    parts = setup.build(spread)
     many = strategy(parts.tools(world.params(), 0, samples=world.SAMPLES), world.examples(), 0, {})
     np.testing.assert_array_equal(one.completions.tokens, many.completions.tokens)
     np.testing.assert_array_equal(one.completions.mask, many.completions.mask)
