@@ -87,8 +87,8 @@ def complete(name: str, entry: Entry, wanted: list[str]) -> None:
         kept = load()
         reports = [*(report.reports_of(kept[name]) if name in kept else []), new]
         reports.sort(key=lambda one: programs.PROGRAMS.index(one.program))
-        kept[name] = report.summary(plan, reports)
-        KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+        table = report.summary(plan, reports)
+        KEPT.write_text(json.dumps({**load(), name: table}, indent=1) + "\n")
 
 
 def mesh_of(table: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ Command:   launch/queued_resource.sh --env launch/env.sh run        with CONFIG=
            ACCELERATOR_TYPE=v5p-128 (64 chips), TPU_WORKERS=16
 Check:     entjax compile configs/qwen25_math_7b.py --topology v5p:4x4x4      (figures: docs/scale.md)
            entjax compile configs/qwen25_math_7b.py --topology v5e:16x16 --mesh replica:2,fsdp:32,tensor:4
+Memory:    11.6 GB for the update, 27.9 GB while the sampler gets its weights, of 95 GB a v5p chip (compiled)
 Needs:     models/Qwen2.5-Math-7B, data/dapo_math.jsonl and data/math500.jsonl as in qwen25_math_1_5b.py.
 Expect:    nothing is claimed; no TPU was at hand.
 """

@@ -71,12 +71,17 @@ def faults(reports: Sequence[Report], plan: Plan) -> list[str]:
 
 
 def resident(reports: Sequence[Report], plan: Plan) -> float | None:
-    """Bytes of a device while the sampler runs: its own, and the trainer's state, which stays. None if a program is missing."""
-    by_name = {r.program: r for r in reports if not r.fault}
-    if not {"update", "decode"} <= by_name.keys():
+    """Bytes of a device while the sampler gets its weights and runs, beside the trainer's state, which stays. None if a
+    program is missing. The trainer's weights count once, where the sampler reads them too."""
+    needed = {r.program: r.needed for r in reports if not r.fault}
+    if not {"update", "decode"} <= needed.keys():
         return None
-    shared = plan.weights_of_device if plan.config.sampler_sharding is None else 0
-    return by_name["update"].arguments + by_name["decode"].needed - shared
+    state = next(r.arguments for r in reports if r.program == "update")
+    own = plan.config.sampler_sharding is not None
+    if own and "reshard" in needed:
+        needed["reshard"] -= plan.weights_of_device
+    shared = 0 if own else plan.weights_of_device
+    return state + max(needed.get(name, 0) for name in ("reshard", "prefill", "decode")) - shared
 
 
 def while_sampling(reports: Sequence[Report], plan: Plan) -> str:

@@ -82,6 +82,8 @@ def test_what_cannot_fit_is_refused():
     assert "does not fit: Ran out" in report.faults([fake(fault="Ran out of memory")], PLAN)[0]
     both = [fake(), fake(program="decode", arguments=12e9)]
     assert "sampling beside the trainer's state needs 17.0 of the 15.4 GB" in report.faults(both, PLAN)[0]
+    copied = [fake(), fake(program="decode"), fake(program="reshard", arguments=5e9, temporaries=12e9)]
+    assert report.resident(copied, PLAN) == 2e9 + (5 + 12 - 5) * 1e9  # moving the weights is what needs most
     assert report.faults(both, plan(own_weights=False)) == []  # 5 GB of weights are counted once: 12 GB
 
 

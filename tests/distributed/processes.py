@@ -53,7 +53,7 @@ def start(folder, workdir, *, processes, devices, changes, words=(), made="confi
     return running
 
 
-def wait(running, seconds=300):
+def wait(running, seconds=900):
     """The exit codes; whoever still runs after `seconds` is killed and counts as None."""
     end, codes = time.monotonic() + seconds, []
     for process in running:
@@ -66,13 +66,20 @@ def wait(running, seconds=300):
     return codes
 
 
-def until(condition, running, seconds=300):
-    """Wait for a condition while all processes live."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the run did not get so far in time"
-        assert all(p.poll() is None for p in running), "a process ended before its time"
+def until(condition, running, seconds=600):
+    """Wait for a condition while all processes live; on failure none of them is left behind."""
+    end, fault = time.monotonic() + seconds, ""
+    while not fault and not condition():
+        if time.monotonic() >= end:
+            fault = "the run did not get so far in time"
+        elif any(p.poll() is not None for p in running):
+            fault = "a process ended before its time"
         time.sleep(0.05)
+    if fault:
+        for process in running:
+            process.kill()
+            process.wait()
+        raise AssertionError(fault)
 
 
 def kill(process):
