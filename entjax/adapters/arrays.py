@@ -1,0 +1,103 @@
+"""Any stateless Objective as a loss of plain arrays: a rollout and the logits that your own model gives for it.
+
+    loss = sum(scale * -weight * surrogate) + sum_k sum(scale_k * coef_k * feature_k)
+
+as in `entjax.loss`, but with logits [B, T, V] that exist already and gradients by ordinary automatic differentiation. Logits at
+index t predict tokens[:, t]; for the output of a model on `tokens` that is `vocab.before(logits)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entjax import vocab
+from entjax.loss import LossOutput, Objective, log_ratios, per_token_inputs, token_losses
+from entjax.passes import of_behaviour
+from entjax.step import step_metrics
+from entjax.transform import Transform
+from entjax.types import Context, Rollout, Signal
+
+
+def check_stateless(objective: Objective) -> None:
+    """Refuse what a loss function cannot do: keep a state, set the next rollout's knobs, run a second policy."""
+    remembering = [part.name for part in objective.parts if jax.tree.leaves(part.init(None))]
+    if remembering:
+        raise ValueError(
+            f"{', '.join(remembering)} would have to remember something from step to step, and a loss function cannot: use "
+            "ej.make_train_step, or decide(...) with a state that your loop keeps."
+        )
+    if objective.knobs:
+        raise ValueError(
+            f"The objective sets {', '.join(sorted(objective.knobs))} for the next rollout, which only entjax's trainer hears."
+        )
+    terms = {**objective.terms, **objective.per_step.reads, **objective.remembers}
+    if vocab.reads_reference_logits(terms):
+        raise ValueError(
+            "The objective compares whole distributions with a reference policy, whose logits are not at hand here: use a term "
+            "of log-probs such as ej.regularizers.kl, or ej.make_train_step."
+        )
+
+
+def decide(
+    chain: Transform, signal: Signal, rollout: Rollout, stats: Mapping[str, Array] | None = None, **context
+) -> Signal:
+    """The Signal after a stateless chain: what the loss shall do with every token. `stats` are features [B, T] that it reads."""
+    stats = {"entropy": rollout.entropy, "logp": rollout.old_logp, **rollout.extra, **(stats or {})}
+    return chain.update(signal, chain.init(signal), Context(rollout, stats, **context))[0]
+
+
+def loss_from_logits(
+    objective: Objective, logits: Float[Array, "B T V"], rollout: Rollout, *, step=0, key: Array | None = None
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """(loss, metrics) of a batch; differentiate it with respect to whatever made the logits.
+
+    A rollout whose `old_logp` is None comes from this very policy: old_logp, entropy and what the transforms remember are then
+    taken from these logits. Statistics (advantages, quantiles, means) are those of the rows given here.
+    """
+    check_stateless(objective)
+    row = vocab.Row(
+        vocab.finite_logits(logits, rollout.temperature), rollout.tokens, per_token_inputs(rollout)
+    )
+    rollout, stats = jax.lax.stop_gradient(_with_statistics(objective, row, rollout))
+    begin = Signal.start(rollout)
+    signal = decide(objective.per_rollout, begin, rollout, step=step, key=_fold(key, 0))
+    signal = decide(objective.per_step, signal, rollout, stats, step=step, key=_fold(key, 1))
+    signal = jax.lax.stop_gradient(signal)
+
+    @jax.checkpoint  # the softmax of every feature would be kept for the backward pass
+    def values(logits):
+        here = row.replace(logits=logits, side=per_token_inputs(rollout))
+        wanted = {name: feature for name, feature in objective.terms.items() if name in signal.coef}
+        return {name: f(here) for name, f in {**wanted, "logp": vocab.logp, "entropy": vocab.entropy}.items()}
+
+    found = values(row.logits)
+    ratios = log_ratios(found["logp"], rollout.old_logp, signal.mask & rollout.mask)
+    losses = token_losses(ratios, signal, found, objective.per_token)
+    loss = jnp.where(rollout.mask, losses, 0).sum()
+    out = jax.lax.stop_gradient(LossOutput(loss, found["logp"], found["entropy"]))
+    return loss, {**signal.metrics, **step_metrics(rollout, signal, out)}
+
+
+def _with_statistics(
+    objective: Objective, row: vocab.Row, rollout: Rollout
+) -> tuple[Rollout, dict[str, Array]]:
+    """The rollout with what the behaviour policy says of it, where that is this policy; and what the per-step chain reads."""
+    if rollout.old_logp is None:
+        logp, entropy = vocab.logp(row), vocab.entropy(row)
+        remembered = {name: of_behaviour(f)(row) for name, f in objective.remembers.items()}
+        rollout = rollout.replace(
+            logp=logp, old_logp=logp, entropy=entropy, extra={**rollout.extra, **remembered}
+        )
+    absent = sorted((objective.needs | set(objective.remembers)) - set(rollout.extra))
+    if absent:
+        raise ValueError(f"The objective needs rollout.extra[{absent[0]!r}], which nobody has filled in.")
+    row = row.replace(side=per_token_inputs(rollout))
+    return rollout, {name: f(row) for name, f in objective.per_step.reads.items()}
+
+
+def _fold(key: Array | None, index: int) -> Array | None:
+    return None if key is None else jax.random.fold_in(key, index)
