@@ -35,7 +35,7 @@ def get_config():
         eval_task=sums(held_out=True),
         model="models/SmolLM2-135M-Instruct",
         recipe="grpo",
-        steps=60,
+        steps=40,
         prompts=8,
         samples=8,
         max_new_tokens=16,

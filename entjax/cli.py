@@ -201,7 +201,7 @@ def _train(options) -> int:
     return 0
 
 
-def _restored(workdir: Path, overrides: Sequence[str] = ()):
+def restored(workdir: Path, overrides: Sequence[str] = ()):
     """(parts, state) of a run's last checkpoint."""
     from entjax.checkpoint import CheckpointFault, Checkpoints
     from entjax.config import load_config, parse_overrides
@@ -222,7 +222,7 @@ def _restored(workdir: Path, overrides: Sequence[str] = ()):
 def _eval(options) -> int:
     from entjax.evaluate import evaluate
 
-    parts, state = _restored(options.workdir, options.override)
+    parts, state = restored(options.workdir, options.override)
     c = parts.config
     tools = parts.tools(state.params, 0, samples=c.eval_samples, temperature=1.0, held_out=True)
     print(f"step {int(state.step)}, {len(parts.eval_examples)} prompts, {c.eval_samples} samples each")
@@ -257,7 +257,7 @@ def _sample(options) -> int:
     from entjax.rollouts.groups import sample_groups
     from entjax.tasks import Example
 
-    parts, state = _restored(options.workdir)
+    parts, state = restored(options.workdir)
     examples = parts.eval_examples[: options.prompts]
     if options.prompt:
         examples = [Example(text, None, None) for text in options.prompt]
@@ -288,7 +288,7 @@ def _export(options) -> int:
 
     from entjax.models import save_hf
 
-    parts, state = _restored(options.workdir)
+    parts, state = restored(options.workdir)
     nnx.update(parts.model, state.params)
     source = parts.config.model if isinstance(parts.config.model, str) else None
     save_hf(options.folder, parts.model, **({"tokenizer_from": source} if source else {}))

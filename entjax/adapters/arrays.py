@@ -46,8 +46,8 @@ def decide(
     chain: Transform, signal: Signal, rollout: Rollout, stats: Mapping[str, Array] | None = None, **context
 ) -> Signal:
     """The Signal after a stateless chain: what the loss shall do with every token. `stats` are features [B, T] that it reads."""
-    stats = {"entropy": rollout.entropy, "logp": rollout.old_logp, **rollout.extra, **(stats or {})}
-    return chain.update(signal, chain.init(signal), Context(rollout, stats, **context))[0]
+    known: dict = {"entropy": rollout.entropy, "logp": rollout.old_logp, **rollout.extra, **(stats or {})}
+    return chain.update(signal, chain.init(signal), Context(rollout, known, **context))[0]
 
 
 def loss_from_logits(
@@ -59,10 +59,8 @@ def loss_from_logits(
     taken from these logits. Statistics (advantages, quantiles, means) are those of the rows given here.
     """
     check_stateless(objective)
-    row = vocab.Row(
-        vocab.finite_logits(logits, rollout.temperature), rollout.tokens, per_token_inputs(rollout)
-    )
-    rollout, stats = jax.lax.stop_gradient(_with_statistics(objective, row, rollout))
+    logits = vocab.finite_logits(logits, rollout.temperature)
+    rollout, stats = jax.lax.stop_gradient(_with_statistics(objective, logits, rollout))
     begin = Signal.start(rollout)
     signal = decide(objective.per_rollout, begin, rollout, step=step, key=_fold(key, 0))
     signal = decide(objective.per_step, signal, rollout, stats, step=step, key=_fold(key, 1))
@@ -70,11 +68,11 @@ def loss_from_logits(
 
     @jax.checkpoint  # the softmax of every feature would be kept for the backward pass
     def values(logits):
-        here = row.replace(logits=logits, side=per_token_inputs(rollout))
+        here = vocab.Row(logits, rollout.tokens, per_token_inputs(rollout))
         wanted = {name: feature for name, feature in objective.terms.items() if name in signal.coef}
         return {name: f(here) for name, f in {**wanted, "logp": vocab.logp, "entropy": vocab.entropy}.items()}
 
-    found = values(row.logits)
+    found = values(logits)
     ratios = log_ratios(found["logp"], rollout.old_logp, signal.mask & rollout.mask)
     losses = token_losses(ratios, signal, found, objective.per_token)
     loss = jnp.where(rollout.mask, losses, 0).sum()
@@ -83,20 +81,19 @@ def loss_from_logits(
 
 
 def _with_statistics(
-    objective: Objective, row: vocab.Row, rollout: Rollout
+    objective: Objective, logits: Array, rollout: Rollout
 ) -> tuple[Rollout, dict[str, Array]]:
     """The rollout with what the behaviour policy says of it, where that is this policy; and what the per-step chain reads."""
+    at = lambda rollout: vocab.Row(logits, rollout.tokens, per_token_inputs(rollout))
     if rollout.old_logp is None:
-        logp, entropy = vocab.logp(row), vocab.entropy(row)
-        remembered = {name: of_behaviour(f)(row) for name, f in objective.remembers.items()}
-        rollout = rollout.replace(
-            logp=logp, old_logp=logp, entropy=entropy, extra={**rollout.extra, **remembered}
-        )
+        bare = vocab.Row(logits, rollout.tokens)
+        rollout = rollout.replace(logp=vocab.logp(bare), entropy=vocab.entropy(bare))
+        remembered = {name: of_behaviour(f)(at(rollout)) for name, f in objective.remembers.items()}
+        rollout = rollout.replace(old_logp=rollout.logp, extra={**rollout.extra, **remembered})
     absent = sorted((objective.needs | set(objective.remembers)) - set(rollout.extra))
     if absent:
         raise ValueError(f"The objective needs rollout.extra[{absent[0]!r}], which nobody has filled in.")
-    row = row.replace(side=per_token_inputs(rollout))
-    return rollout, {name: f(row) for name, f in objective.per_step.reads.items()}
+    return rollout, {name: f(at(rollout)) for name, f in objective.per_step.reads.items()}
 
 
 def _fold(key: Array | None, index: int) -> Array | None:
