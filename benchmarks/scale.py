@@ -137,7 +137,8 @@ def draw(series: dict[str, list[tuple[int, float, float]]]) -> None:
     for column, (axis, title) in enumerate(zip(axes, titles, strict=True), 1):
         for label, found in series.items():
             axis.plot([p[0] for p in found], [p[column] for p in found], "o-", label=label)
-        axis.set(xscale="log", xlabel="TPU v5e chips", ylim=(0, None), title=title)
+        top = 1.15 * max(p[column] for found in series.values() for p in found)
+        axis.set(xscale="log", xlabel="TPU v5e chips", ylim=(0, top), title=title)
         axis.set_xticks(list(SLICES), list(map(str, SLICES)), minor=False)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
