@@ -7,7 +7,7 @@ any integers serve as group ids, rows may be permuted, and a row with a negative
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from entjax.types import wide_dtype
 
@@ -131,41 +131,41 @@ def same_group(group: Int[Array, " B"]) -> Bool[Array, "B B"]:
     return (group[:, None] == group[None, :]) & (group >= 0)[None, :] & (group >= 0)[:, None]
 
 
-def group_total(x: Float[Array, " B"], group: Int[Array, " B"]) -> Float[Array, " B"]:
+def group_total(x: Shaped[Array, " B"], group: Int[Array, " B"]) -> Float[Array, " B"]:
     """Sum over the rows of the group, at every row of it."""
     return jnp.sum(jnp.where(same_group(group), wide(x)[None, :], 0), axis=1)
 
 
-def group_count(group: Int[Array, " B"], dtype=jnp.float32) -> Float[Array, " B"]:
+def group_count(group: Int[Array, " B"], dtype=jnp.float32) -> Num[Array, " B"]:
     """Number of rows in the row's group (0 for filler rows)."""
     return same_group(group).astype(dtype).sum(1)
 
 
-def group_mean(x: Float[Array, " B"], group: Int[Array, " B"]) -> Float[Array, " B"]:
+def group_mean(x: Shaped[Array, " B"], group: Int[Array, " B"]) -> Float[Array, " B"]:
     """Mean over the rows of the group, at every row of it."""
     s = group_total(x, group)
     return s / jnp.maximum(group_count(group, s.dtype), 1)
 
 
-def group_std(x: Float[Array, " B"], group: Int[Array, " B"], ddof: int = 0) -> Float[Array, " B"]:
+def group_std(x: Shaped[Array, " B"], group: Int[Array, " B"], ddof: int = 0) -> Float[Array, " B"]:
     """Standard deviation over the rows of the group; 0 for a group of not more than `ddof` rows."""
     squared = group_total((wide(x) - group_mean(x, group)) ** 2, group)
     return jnp.sqrt(squared / jnp.maximum(group_count(group, squared.dtype) - ddof, 1))
 
 
-def group_max(x: Float[Array, " B"], group: Int[Array, " B"]) -> Float[Array, " B"]:
+def group_max(x: Shaped[Array, " B"], group: Int[Array, " B"]) -> Float[Array, " B"]:
     """Largest value in the group, at every row of it."""
     return maximum(jnp.broadcast_to(wide(x)[None, :], (x.shape[0],) * 2), same_group(group), axis=1)
 
 
-def group_rank(x: Float[Array, " B"], group: Int[Array, " B"]) -> Int[Array, " B"]:
+def group_rank(x: Shaped[Array, " B"], group: Int[Array, " B"]) -> Int[Array, " B"]:
     """Position of the row in its group when sorted ascending by x, ties by row index (a stable sort)."""
     index = jnp.arange(x.shape[0])
     before = (x[None, :] < x[:, None]) | ((x[None, :] == x[:, None]) & (index[None, :] < index[:, None]))
     return jnp.sum(same_group(group) & before, axis=1)
 
 
-def group_quantile(x: Float[Array, " B"], group: Int[Array, " B"], q: float) -> Float[Array, " B"]:
+def group_quantile(x: Shaped[Array, " B"], group: Int[Array, " B"], q: float) -> Float[Array, " B"]:
     """Linearly interpolated quantile of the group, at every row of it."""
     rows = jnp.broadcast_to(wide(x)[None, :], (x.shape[0],) * 2)
     return quantile(rows, same_group(group), q, axis=1)

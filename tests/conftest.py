@@ -9,8 +9,13 @@ if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
+import tests.shapes  # noqa: E402, F401
+
+ROOMS = "advantages weights clips regularizers averages rewards masked vocab features loss surrogates kl entropy_change passes"
+jaxtyping.install_import_hook([f"entjax.{room}" for room in ROOMS.split()], "tests.shapes.checked")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiled programs are kept between test runs (the folder is ignored by git and may be deleted at any time).
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"

@@ -1,6 +1,7 @@
 """Masked and grouped reductions against NumPy on the valid entries."""
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -71,3 +72,11 @@ def test_groups():
 
 def test_integers_and_booleans_become_float32():
     assert masked.mean(m, m).dtype == jnp.float32 and masked.mean(jnp.arange(3), jnp.ones(3, bool)) == 1.0
+
+
+def test_annotated_shapes_are_checked_in_tests():
+    rows, ids = jnp.zeros(3), jnp.zeros(3, jnp.int32)
+    assert masked.group_mean(rows, np.asarray(ids)).shape == (3,)
+    for wrong in ((rows[:2], ids), (rows[:, None], ids), (rows, rows)):
+        with pytest.raises(jaxtyping.TypeCheckError):
+            masked.group_mean(*wrong)

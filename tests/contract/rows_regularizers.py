@@ -36,6 +36,7 @@ ROWS = [
     Row(r.kl, {"coef": ej.kl.adaptive()}, {"coef"}, ("ref_logp",), label="kl(adaptive)"),
     Row(r.kl, {"coef": c.pi(0.1, kp=-0.1, ki=-0.01)}, {"coef"}, ("ref_logp",), label="kl(pi)"),
     Row(r.full_kl, {"coef": 0.1}, {"coef"}),
+    Row(r.full_kl, {"coef": 0.1, "direction": "hellinger"}, {"coef"}),
     Row(
         r.full_kl,
         {"coef": c.pi(0.1, kp=-0.1, ki=-0.01), "direction": "forward"},

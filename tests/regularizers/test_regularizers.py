@@ -287,6 +287,20 @@ def test_distances_between_distributions():
     )
 
 
+@pytest.mark.parametrize("direction", ["reverse", "forward", "hellinger"])
+def test_descent_on_a_divergence_comes_nearer(direction):
+    (name,) = r.full_kl(direction=direction).terms
+    feature = r.full_kl(direction=direction).terms[name]
+    rng = np.random.default_rng(2)
+    z, target = (jnp.asarray(rng.normal(size=(1, 6)), jnp.float32) for _ in range(2))
+    distance = lambda z: feature(vocab.Row(z, jnp.zeros(1, jnp.int32), {"ref_logits": target})).sum()
+    start = float(distance(z))
+    for _ in range(300):
+        z = z - 0.5 * jax.grad(distance)(z)
+    assert start > 0.05 and float(distance(z)) < 0.01 * start
+    np.testing.assert_allclose(jax.nn.softmax(z), jax.nn.softmax(target), atol=0.02)
+
+
 def test_sampled_kl_is_an_estimate_of_the_full_one():
     """E_{a ~ pi} k1 = E k3 = KL(pi || ref)."""
     rng = np.random.default_rng(1)
