@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from entjax import masked
 
@@ -40,7 +40,7 @@ def difficulty(accuracy: Float[Array, " B"], group: Int[Array, " B"]) -> Int[Arr
 def update_buckets(
     state: Buckets,
     accuracy: Float[Array, " B"],
-    n_high: Float[Array, " B"],
+    n_high: Num[Array, " B"],
     group: Int[Array, " B"],
     lr: float = 0.05,
 ) -> Buckets:
