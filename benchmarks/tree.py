@@ -13,7 +13,7 @@ from entjax.rollouts.stepper import Stepper
 from entjax.sampler import Sampling, make_sampler
 from entjax.tasks import Example, Report
 
-WORK = Work(prompts=32, samples=16, prompt=32, new=128)
+WORK = Work(prompts=16, samples=16, prompt=32, new=96)
 
 
 def rows(models=("4.2M",), rounds=5):

@@ -59,9 +59,9 @@ class Run(NamedTuple):
 
 
 def self_imitation() -> ej.Objective:
-    """SPEAR's update without its tool bonus."""
+    """SPEAR's update without its tool bonus, and with the replayed rows' loss at full weight from the first step on."""
     A = ej.advantages
-    first = ej.chain(A.group_normalize(std=False), A.replay_baseline(), A.replay_weight())
+    first = ej.chain(A.group_normalize(std=False), A.replay_baseline(), A.replay_weight(1.0))
     step = ej.chain(ej.clips.asymmetric(0.2, 0.28), ej.weights.clip_cov(), ej.averages.token_mean())
     return ej.Objective(first, step)
 
@@ -88,7 +88,7 @@ RUNS = {
     "tempered": Run(tempered(share=0.5), aepo(0.5), "tempered_low"),
     "spear": Run(groups(), {"objective": self_imitation()}),
     "replay": Run(replay(size=16, ready=1.0), {"objective": self_imitation()}, "spear"),
-    "recent_samples": Run(recent_samples(), DAPO, "dynamic"),
+    "recent_samples": Run(recent_samples(resample=2, surplus=2.0), DAPO, "dynamic"),
     "augmentation": Run(augmentation(TEMPLATES), DAPO, "dapo"),
 }  # fmt: skip
 
