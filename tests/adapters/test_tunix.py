@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import nnx
 from jax.sharding import Mesh
+from safetensors.numpy import load_file, save_file
 
 import entjax as ej
 from entjax.models import Decoder, DecoderConfig, load_hf, save_hf
@@ -65,6 +66,12 @@ def checkpoint(folder, seed):
     # larger weights, so that the policy is far from uniform and some completions end early
     nnx.update(model, jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, nnx.state(model, nnx.Param)))
     save_hf(folder, model)
+    # One constant component of the residual stream, by which the pad token is never sampled (Tunix would take it for padding
+    # and condition on it all the same) and the end token now and then.
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][:, 0] = 20.0
+    weights["lm_head.weight"][PAD, 0], weights["lm_head.weight"][EOS, 0] = -50.0, 0.5
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -156,6 +163,8 @@ def test_a_step_of_tunix_moves_the_policy_as_the_own_step_does(name, tmp_path):
     reference = None if other is None else in_tunix(other, mesh)
     example, tuned = tunix_step(objective, in_tunix(folder, mesh), reference, mesh)
     rollout = own_rollout(example)
+    ends = np.asarray(example.completion_mask)
+    assert (ends[:, :-1] >= ends[:, 1:]).all()  # padding stands at the end only
     assert len(set(np.asarray(rollout.reward).tolist())) > 2
     assert not np.asarray(example.completion_mask).all()  # some completions ended early
 
