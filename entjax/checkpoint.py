@@ -1,7 +1,8 @@
 """Checkpoints with Orbax: everything a run needs to go on exactly, complete or not there at all.
 
 Arrays are saved under flat names ("params/...", "signal_state/per_step/siren/anchor"), the host's side (data position, log
-positions, config) as JSON. Nothing is pickled.
+positions, config) as JSON. Nothing is pickled. Fingerprints of both lie in the JSON, because a changed byte in an array or in
+JSON would otherwise be read without complaint.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from entjax import distributed
+from entjax.fingerprint import digest, fingerprints
 from entjax.step import TrainState
 
-FORMAT = 1
+FORMAT = 2  # 1 had no fingerprints
+SET_ASIDE = "damaged_"
 
 
 class CheckpointFault(ValueError):
@@ -59,24 +63,35 @@ class Checkpoints:
 
     def __init__(self, folder: Any, *, keep: int = 2):
         """`folder`: a Path, or an epath.Path in a bucket."""
+        self._folder = folder.absolute() if isinstance(folder, Path) else folder
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, step_prefix="step", step_format_fixed_length=8
         )
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(
-            folder.absolute() if isinstance(folder, Path) else folder, options=options, item_handlers=handlers
-        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def save(self, step: int, state: TrainState, host: dict[str, Any], *, wait: bool = False) -> None:
         """Write the state after `step` rollout batches; the files appear under their name only when complete."""
         if step in self._manager.all_steps():
             return
+        arrays = flatten(state)
+        host = {"format": FORMAT, "arrays": fingerprints(arrays), **host}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(flatten(state)), host=ocp.args.JsonSave({"format": FORMAT, **host})
+            state=ocp.args.StandardSave(arrays),
+            host=ocp.args.JsonSave({**host, "digest": digest(host)}),
         )
         self._manager.save(step, args=args)
         if wait:
             self._manager.wait_until_finished()
+
+    def set_aside(self, step: int) -> None:
+        """Rename a checkpoint that cannot be used: it would stand in the way of the new one of the same step."""
+        if distributed.first():
+            for path in self._folder.iterdir():
+                if path.name.removeprefix("step_") == f"{step:08}":
+                    path.rename(self._folder / f"{SET_ASIDE}{path.name}")
+        distributed.barrier(f"set aside {step}")
+        self._manager.reload()
 
     def steps(self) -> list[int]:
         """The steps that can be restored, oldest first."""
@@ -84,8 +99,18 @@ class Checkpoints:
 
     def host(self, step: int) -> dict[str, Any]:
         """The host's side of a checkpoint."""
-        restored = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))
-        return restored["host"]
+        try:
+            host = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))["host"]
+        except Exception as error:
+            raise CheckpointFault(
+                f"The checkpoint of step {step} cannot be read ({_first_line(error)})."
+            ) from error
+        known = host.pop("digest", None)
+        if host.get("format") != 1 and known != digest(host):
+            raise CheckpointFault(
+                f"The checkpoint of step {step} is damaged: its JSON is not what was written."
+            )
+        return host
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of a checkpoint, placed and sharded like `like`."""
@@ -100,6 +125,13 @@ class Checkpoints:
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         )
+        known = self.host(step).get("arrays")
+        found = {} if known is None else fingerprints(restored["state"])
+        bad = sorted(name for name in found if found[name] != known.get(name))
+        if bad:
+            raise CheckpointFault(
+                f"The checkpoint of step {step} is damaged: {_some(bad)} {'is' if len(bad) == 1 else 'are'} not what was written."
+            )
         return unflatten(like, restored["state"])
 
     def _shapes(self, step: int) -> dict[str, tuple[int, ...]]:
@@ -121,11 +153,8 @@ def _abstract(leaf) -> jax.ShapeDtypeStruct:
 def _compare(step: int, wanted: dict, saved: dict) -> None:
     missing, extra = sorted(wanted.keys() - saved.keys()), sorted(saved.keys() - wanted.keys())
     if missing or extra:
-        listed = lambda names: (
-            ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        )
-        parts = [f"lacks {listed(missing)}"] * bool(missing) + [
-            f"holds {listed(extra)} that this run does not use"
+        parts = [f"lacks {_some(missing)}"] * bool(missing) + [
+            f"holds {_some(extra)} that this run does not use"
         ] * bool(extra)
         raise CheckpointFault(
             f"The checkpoint of step {step} {' and '.join(parts)}: it was written by another model, optimizer or objective. "
@@ -137,6 +166,10 @@ def _compare(step: int, wanted: dict, saved: dict) -> None:
                 f"{name} has shape {saved[name]} in the checkpoint of step {step}, but {tuple(leaf.shape)} in this run: "
                 "the model's sizes differ."
             )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _first_line(error: Exception) -> str:

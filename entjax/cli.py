@@ -1,4 +1,4 @@
-"""The command line: entjax train | eval | plot | methods | sample | compile | bench | export | fetch | convert."""
+"""The command line: entjax train | eval | replay | plot | methods | sample | compile | bench | export | fetch | convert."""
 
 from __future__ import annotations
 
@@ -80,6 +80,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "override", nargs="*", metavar="key=value", help="e.g. eval_prompts=512 eval_samples=64 eval_k=1,8,64"
     )
+
+    one = add("replay", _replay, "go through a step that was skipped and name what is not finite")
+    one.add_argument("folder", type=Path, help="WORKDIR/faults/step_NNNNNNNN")
+    one.add_argument("override", nargs="*", metavar="key=value", help="try whether a change mends it")
 
     one = add("plot", _plot, "draw the curves of one or several runs into one picture")
     one.add_argument("workdir", type=Path, nargs="+")
@@ -238,6 +242,12 @@ def _eval(options) -> int:
         print(f"{name:24}{value:10.4f}")
     parts.scorer.close()
     return 0
+
+
+def _replay(options) -> int:
+    from entjax.replay import run
+
+    return run(options)
 
 
 def _plot(options) -> int:

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import jax
+
 
 class Lines:
     """A file of JSON lines."""
@@ -103,15 +105,15 @@ def clock(seconds: float) -> str:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard; silent where tensorboardX is not installed."""
+    """Scalars for TensorBoard; silent where tensorboardX is not installed. `start` hides what was written of later steps."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, start: int | None = None):
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
             self._writer = None
         else:
-            self._writer = SummaryWriter(str(folder))
+            self._writer = SummaryWriter(str(folder), purge_step=None if start is None else start + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._writer is not None:
@@ -122,6 +124,32 @@ class TensorBoard:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+class Profile:
+    """A trace of steps FIRST to LAST for `profile="FIRST:LAST"`."""
+
+    def __init__(self, steps: str, folder: Path):
+        self._first, self._last = map(int, steps.split(":")) if steps else (-1, -1)
+        self._folder, self._on = folder, False
+
+    def __enter__(self) -> Profile:
+        return self
+
+    def at(self, step: int) -> None:
+        if step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._on = True
+        if step == self._last:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()
 
 
 def _finite(value: Any) -> Any:

@@ -138,6 +138,7 @@ def make_train_step(
         signal, chain_state = objective.per_rollout.update(
             Signal.start(rollout), state.signal_state["per_rollout"], context
         )
+        before = (state.signal_state["per_rollout"], state.knobs)
         state = state.replace(signal_state={**state.signal_state, "per_rollout": chain_state})
         notes, knobs = signal.metrics, signal.knobs
         signal = signal.replace(metrics={}, knobs={})
@@ -161,8 +162,12 @@ def make_train_step(
         reference = state.reference
         if reference is not None and objective.reference_decay < 1.0:
             reference = optax.incremental_update(state.params, reference, 1.0 - objective.reference_decay)
+        # A batch with an update that was not finite leaves no trace in what is remembered for the next one either.
+        after = (chain_state, {**state.knobs, **knobs, **step_knobs})
+        chain_state, knobs = _select(metrics["update/skipped"] == 0, after, before)
+        signal_state = {**state.signal_state, "per_rollout": chain_state}
         state = state.replace(
-            step=state.step + 1, reference=reference, knobs={**state.knobs, **knobs, **step_knobs}
+            step=state.step + 1, reference=reference, knobs=knobs, signal_state=signal_state
         )
         return state, {**notes, **metrics}
 
@@ -172,6 +177,10 @@ def make_train_step(
 def structure_of(module: nnx.Module | None) -> Any:
     """A module without its weights."""
     return None if module is None else nnx.split(module)[0]
+
+
+def _select(fine: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(fine, a, jnp.asarray(b).astype(a.dtype)), new, old)
 
 
 class Piece(NamedTuple):
@@ -187,7 +196,7 @@ class Piece(NamedTuple):
 
 def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, chunk: int | vocab.Chunks):
     """One optimizer step on a minibatch: read the current policy, run the per-step chain, differentiate, apply."""
-    gradients = _make_gradients(graphdef, objective, microbatches, chunk)
+    gradients = make_gradients(graphdef, objective, microbatches, chunk)
     teacher = structure_of(objective.teacher)
 
     def read(state, piece: Piece) -> dict[str, Array]:
@@ -222,14 +231,11 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
         ):  # optax mixes int and float counts
             changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, changes)
-        select = lambda new, old: jax.tree.map(lambda a, b: jnp.where(fine, a, b), new, old)
+        chain_state = _select(fine, chain_state, state.signal_state["per_step"])
         state = state.replace(
-            params=select(params, state.params),
-            opt_state=select(opt_state, state.opt_state),
-            signal_state={
-                **state.signal_state,
-                "per_step": select(chain_state, state.signal_state["per_step"]),
-            },
+            params=_select(fine, params, state.params),
+            opt_state=_select(fine, opt_state, state.opt_state),
+            signal_state={**state.signal_state, "per_step": chain_state},
             skipped=state.skipped + (~fine).astype(jnp.int32),
         )
         metrics = {**signal.metrics, **step_metrics(rollout, signal, out), "grad_norm": norm}
@@ -239,7 +245,7 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
     return update
 
 
-def _make_gradients(graphdef, objective: Objective, microbatches: int, chunk: int | vocab.Chunks):
+def make_gradients(graphdef, objective: Objective, microbatches: int, chunk: int | vocab.Chunks):
     """(gradients, LossOutput with [B, T] log-probs) of a minibatch, microbatch by microbatch."""
     terms_need_reference = vocab.reads_reference_logits(objective.terms)
     teacher = structure_of(objective.teacher) or graphdef

@@ -1,12 +1,12 @@
 """The training loop, top to bottom: warm start -> (rollout -> score -> step -> log -> save)* -> evaluation.
 
 A run directory holds config.py (as run), metrics.jsonl, samples.jsonl, checkpoints/ and plots/. The only state that goes
-round is TrainState and the position in the stream of prompts; both are in every checkpoint, with the lengths of the logs.
+round is TrainState, the position in the stream of prompts and what a strategy remembers; all are in every checkpoint, with
+the lengths of the logs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import time
@@ -17,12 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from entjax import distributed, packing, setup, sft
+from entjax import distributed, faults, packing, setup, sft
 from entjax.bucket import Place, place_of
 from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.config import Config, ConfigError
 from entjax.evaluate import evaluate
-from entjax.log import Lines, Nowhere, Progress, TensorBoard
+from entjax.fingerprint import versions
+from entjax.log import Lines, Nowhere, Profile, Progress, TensorBoard
 from entjax.packing import bucket, plain_share
 from entjax.plots import dashboard
 from entjax.preemption import Notice, Preempted
@@ -32,6 +33,7 @@ from entjax.rollouts.memory import pack, unpack
 from entjax.rundir import RunDirectory
 from entjax.setup import Parts
 from entjax.step import TrainState
+from entjax.types import Rollout
 from entjax.warmup import solutions, warm_up
 
 
@@ -68,18 +70,21 @@ class Loop:
         self.memory = unpack(host["memory"]) if host.get("memory") else dict(parts.strategy.start)
         self.before: dict[str, float] = host.get("before", {})
         self.bad_in_a_row = int(host.get("bad_in_a_row", 0))
+        # The lines of a finished step that SIGTERM kept from its evaluation.
+        self.unwritten: dict[str, Any] | None = host.get("unwritten")
         self.writes = distributed.first()
         lines = lambda name, end: Lines(run.path / name, host.get(end, 0)) if self.writes else Nowhere()
         self.metrics = lines("metrics.jsonl", "metrics_bytes")
         self.samples = lines("samples.jsonl", "samples_bytes")
-        self.board = TensorBoard(run.path / "tensorboard") if self.writes else Nowhere()
         self.saved = int(host["step"]) if host else None
+        self.board = TensorBoard(run.path / "tensorboard", self.saved) if self.writes else Nowhere()
 
     def go(self) -> dict[str, Any]:
         """All steps that are left."""
         try:
-            if self.state is None:
-                self.state = self._start()
+            self.state = self._start() if self.state is None else self.state
+            self._first_evaluation()
+            self._write_step()
             progress = self._progress(self.config.steps, "step")
             with Profile(self.config.profile, self.run.path / "profile") as profile:
                 for step in range(int(self.state.step), self.config.steps):
@@ -91,8 +96,8 @@ class Loop:
         except Preempted:
             self._save(wait=True)
             distributed.barrier("saved")  # no process may say "resume me" before all have saved
-            print(f"\nEnded by SIGTERM after saving step {int(self.state.step) if self.state else 0}; go on with --resume.",
-                  file=sys.stderr)  # fmt: skip
+            what = f"after saving step {int(self.state.step)}" if self.state else "before the first step"
+            print(f"\nEnded by SIGTERM {what}; go on with --resume.", file=sys.stderr)
             raise
         finally:
             self.checkpoints.close()
@@ -101,7 +106,7 @@ class Loop:
             self.board.close()
 
     def _start(self) -> TrainState:
-        """The state of a new run: the model, warmed up if asked for, and its first evaluation."""
+        """The state of a new run: the model, warmed up if asked for."""
         c, parts = self.config, self.parts
         state = parts.fresh_state()
         if c.sft_steps:
@@ -129,11 +134,13 @@ class Loop:
             )
             progress.close()
             state = parts.with_weights(state, params)
-        self.state = state
-        self.before = self._evaluate(0)
-        self._log({"step": 0, **self.before})
-        self._save()
-        return self.state
+        return state
+
+    def _first_evaluation(self) -> None:
+        if not self.before:
+            self.before = self._evaluate(0)
+            self._log({"step": 0, **self.before})
+            self._save()
 
     def _one(self, step: int) -> dict[str, Any]:
         """One rollout batch and its optimizer steps."""
@@ -148,7 +155,7 @@ class Loop:
         rolled = time.perf_counter()
         length = bucket(int(harvest.completions.length.max()))
         rollout = to_rollout(harvest, rows=c.rows, length=length, temperature=self._temperature())
-        places = parts.plan(rollout)
+        places, given = parts.plan(rollout), rollout
         share = plain_share(rollout) if places is None else packing.share(places)
         rollout = parts.score(self.state, rollout, places)
         self.state, device_metrics = parts.step(self.state, rollout, places)
@@ -169,16 +176,32 @@ class Loop:
             "tokens/update_per_second": tokens / (done - rolled),
             "tokens/real_share": share,
         }
-        self._watch(values, harvest)
-        if c.eval_every and (step + 1) % c.eval_every == 0 and step + 1 < c.steps:
-            record |= self._evaluate(step + 1, waits=True)  # or the record of a finished step would be lost
-        self._log(record)
-        for row in np.linspace(0, len(harvest.texts) - 1, min(c.log_samples, len(harvest.texts))).astype(int):
-            self.samples.write({"step": step + 1, "prompt": harvest.examples[row].prompt, "text": harvest.texts[row],
-                                "reward": float(harvest.reward[row]), "group": int(harvest.completions.group[row])})  # fmt: skip
+        rows = np.linspace(0, len(harvest.texts) - 1, min(c.log_samples, len(harvest.texts))).astype(int)
+        samples = [{"step": step + 1, "prompt": harvest.examples[row].prompt, "text": harvest.texts[row],
+                    "reward": float(harvest.reward[row]), "group": int(harvest.completions.group[row])}
+                   for row in rows]  # fmt: skip
+        self.unwritten = {"record": record, "samples": samples}
+        record = self._write_step() or record
+        if values["update/skipped"]:
+            self._skipped(given, harvest)
+        else:
+            self.bad_in_a_row = 0
         if (step + 1) % c.save_every == 0 and step + 1 < c.steps:
             self._save()
         self.notice.check()
+        return record
+
+    def _write_step(self) -> dict[str, Any] | None:
+        """Evaluate if it is time, and write the lines of the last step; what SIGTERM breaks off here is done after a restart."""
+        if self.unwritten is None:
+            return None
+        record, c = self.unwritten["record"], self.config
+        if c.eval_every and record["step"] % c.eval_every == 0 and record["step"] < c.steps:
+            record = record | self._evaluate(record["step"])
+        self._log(record)
+        for sample in self.unwritten["samples"]:
+            self.samples.write(sample)
+        self.unwritten = None
         return record
 
     def _collect(self, step: int) -> Harvest:
@@ -199,12 +222,12 @@ class Loop:
     def _temperature(self) -> float:
         return self._knobs().get("temperature", self.config.temperature)
 
-    def _evaluate(self, step: int, *, waits: bool = False) -> dict[str, float]:
-        """Metrics on the held-out prompts; the same random numbers at every evaluation. SIGTERM breaks it off, or `waits`."""
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Metrics on the held-out prompts; the same random numbers at every evaluation. SIGTERM breaks it off."""
         tools = self.parts.tools(
             self.state.params, 0, samples=self.config.eval_samples, temperature=1.0, held_out=True
         )
-        with contextlib.nullcontext() if waits else self.notice.at_once():
+        with self.notice.at_once():
             sample = self.parts.strategy.sample
             return evaluate(
                 tools, self.parts.eval_examples, self.config.eval_k, self.config.task.canonical, sample
@@ -228,16 +251,17 @@ class Loop:
         self.metrics.write(record)
         self.board.write(int(record["step"]), record)
 
-    def _watch(self, values: Mapping[str, float], harvest: Harvest) -> None:
-        """Count updates that were skipped; stop with advice after too many in a row."""
-        if not values["update/skipped"]:
-            self.bad_in_a_row = 0
-            return
+    def _skipped(self, rollout: Rollout, harvest: Harvest) -> None:
+        """Tell of an update that was not finite and keep its batch; stop with advice after too many in a row."""
         self.bad_in_a_row += 1
+        folder = self.place.checkpoints.parent / "faults"
+        told = faults.note(folder, self.parts, self.state, rollout, harvest, first=self.bad_in_a_row == 1)
+        print(f"\n{told}", file=sys.stderr)
         if self.bad_in_a_row >= self.config.stop_after_skips:
             raise FloatingPointError(
-                f"{self.bad_in_a_row} updates in a row were not finite and were skipped. Lower lr ({self.config.lr}) or raise "
-                f"clipping; a reward or a coefficient may be infinite (see the last lines of {self.run.path / 'metrics.jsonl'})."
+                f"{self.bad_in_a_row} steps in a row were not finite and were skipped; stop_after_skips="
+                f"{self.config.stop_after_skips} ends the run. Lower lr ({self.config.lr}) or clip_gradient, or mend what "
+                f"`entjax replay` names first; the batches are in {folder}."
             )
 
     def _save(self, *, wait: bool = False) -> None:
@@ -252,7 +276,9 @@ class Loop:
             "stream": self.parts.stream.state(),
             "before": self.before,
             "bad_in_a_row": self.bad_in_a_row,
+            "unwritten": self.unwritten,
             "memory": pack(self.memory),
+            "made_by": versions(),
             "metrics_bytes": self.metrics.position(),
             "samples_bytes": self.samples.position(),
         }
@@ -282,38 +308,17 @@ class Loop:
                 print(f"Checkpoint {step} is passed over: {fault}", file=sys.stderr)
                 continue
             self.parts.stream.restore(host["stream"])
+            for damaged in [other for other in self.checkpoints.steps() if other > step]:
+                self.checkpoints.set_aside(damaged)
+            if host.get("made_by", versions()) != versions():
+                print(f"The checkpoint was made by {host['made_by']} and is read by {versions()}: the last digits may differ.",
+                      file=sys.stderr)  # fmt: skip
             return state, host
         if self.checkpoints.steps():
             raise CheckpointFault(
                 f"No checkpoint in {self.run.path} can be used; the last error was: {fault}"
             )
         return None, {}
-
-
-class Profile:
-    """A trace of steps FIRST to LAST for `profile="FIRST:LAST"`."""
-
-    def __init__(self, steps: str, folder: Path):
-        self._first, self._last = map(int, steps.split(":")) if steps else (-1, -1)
-        self._folder, self._on = folder, False
-
-    def __enter__(self) -> Profile:
-        return self
-
-    def at(self, step: int) -> None:
-        if step == self._first:
-            jax.profiler.start_trace(str(self._folder))
-            self._on = True
-        if step == self._last:
-            self._stop()
-
-    def _stop(self) -> None:
-        if self._on:
-            jax.profiler.stop_trace()
-            self._on = False
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop()
 
 
 def harvest_metrics(harvest: Harvest) -> dict[str, float]:
