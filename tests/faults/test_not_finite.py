@@ -112,7 +112,8 @@ def huge(*which):
 
 def steep(row):
     """A feature whose value is finite and whose slope is not: the root at 0."""
-    return jnp.sqrt(jax.nn.relu(ej.vocab.logp(row)))
+    logp = ej.vocab.logp(row)
+    return jnp.sqrt(logp - jax.lax.stop_gradient(logp))
 
 
 STEEP = ej.Transform(
