@@ -10,13 +10,14 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from entjax.config_checks import ConfigError, check_values
+from entjax.config_checks import ConfigError, check_kinds, check_values
 from entjax.loss import Objective
 from entjax.models import DecoderConfig
 from entjax.rollouts import Strategy, as_strategy
@@ -159,14 +160,17 @@ def load_config(path: str | Path) -> Config:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        make = module.get_config
+        if "get_config" not in vars(module):
+            raise ConfigError(f"{path}: a config file defines get_config() and returns ej.Config(...).")
+        config = module.get_config()
+    except ConfigError:
+        raise
     except SyntaxError as error:
         raise ConfigError(f"{path} is not valid Python: {error}.") from error
-    except AttributeError as error:
-        raise ConfigError(
-            f"{path}: {error}. A config file defines get_config() and returns ej.Config(...)."
-        ) from error
-    config = make()
+    except (Exception, SystemExit) as error:  # whatever the file's own code may raise
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise ConfigError(
             f"get_config() in {path} returned {type(config).__name__}; it must return ej.Config(...)."
@@ -274,12 +278,7 @@ def _check_types(config: Config) -> None:
             if not isinstance(value, (tuple, list)) or not all(type(x) is inner for x in value):
                 raise ConfigError(f"{name}={value!r}: expected {_name(kind)}.")
             object.__setattr__(config, name, tuple(value))
-    if not isinstance(config.task, Task):
-        raise ConfigError(f"task={config.task!r}: expected a Task, e.g. task=ej.tasks.countdown(numbers=3).")
-    if not isinstance(config.model, (DecoderConfig, str)):
-        raise ConfigError(
-            f"model={config.model!r}: expected ej.models.tiny(...), a DecoderConfig, or a checkpoint folder."
-        )
+    check_kinds(config)
 
 
 def _name(kind: Any) -> str:

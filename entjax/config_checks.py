@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+from entjax.loss import Objective
 from entjax.models import DecoderConfig
+from entjax.sharding import ShardingRules
+from entjax.tasks import Task
+from entjax.transform import Transform
 
 
 class ConfigError(ValueError):
@@ -16,6 +22,39 @@ POSITIVE = ("prompts", "samples", "max_new_tokens", "temperature", "lr", "miniba
 NOT_NEGATIVE = ("steps", "seed", "lr_warmup", "weight_decay", "clip_gradient", "sft_steps", "eval_every", "log_samples",
                 "dynamic_sampling")  # fmt: skip
 LARGEST = 2**31 - 1
+MOST_ROWS = 2**24  # of one batch: beyond that somebody meant something else
+
+A_TASK = "a Task, e.g. ej.tasks.countdown(numbers=3)"
+KINDS = {
+    "task": (Task, A_TASK),
+    "eval_task": (Task | None, f"{A_TASK}, or None"),
+    "model": (DecoderConfig | str, "ej.models.tiny(...), a DecoderConfig, or a checkpoint folder"),
+    "model_options": (Mapping, "fields of DecoderConfig by name"),
+    "recipe_options": (Mapping, "arguments of the recipe by name"),
+    "objective": (Objective | None, "an ej.Objective, or None for the recipe"),
+    "mesh": (Mapping, "sizes by mesh axis, e.g. {'fsdp': -1}"),
+    "sharding": (ShardingRules, "ShardingRules"),
+    "sampler_sharding": (ShardingRules | None, "ShardingRules, or None"),
+}
+
+
+def check_kinds(c: Any) -> None:
+    """Refuse objects of another kind than the field's."""
+    for name, (kind, what) in KINDS.items():
+        value = getattr(c, name)
+        if not isinstance(value, kind):
+            raise ConfigError(f"{name}={value!r}: expected {what}.")
+        if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
+            raise ConfigError(f"{name}={value!r}: expected {what}; its keys must be words.")
+    unknown = sorted(set(c.model_options) - {f.name for f in dataclasses.fields(DecoderConfig)})
+    if unknown:
+        raise ConfigError(f"model_options: a decoder has no field {', '.join(unknown)}.")
+    if not all(type(size) is int for size in c.mesh.values()):
+        raise ConfigError(f"mesh={dict(c.mesh)!r}: expected {KINDS['mesh'][1]}.")
+    for name in ("rules", "strategy"):
+        value = getattr(c, name)
+        if not (value is None or callable(value) or (name == "rules" and isinstance(value, Transform))):
+            raise ConfigError(f"{name}={value!r}: expected a {name.removesuffix('s')} or None.")
 
 
 def check_values(c: Any) -> None:
@@ -27,6 +66,10 @@ def check_values(c: Any) -> None:
             raise ConfigError(
                 f"{name}={value}: must be {'greater than 0' if name in POSITIVE else 'at least 0'} and finite."
             )
+    for rows, names in ((c.prompts * c.samples, "prompts * samples"), (c.eval_prompts * c.eval_samples, "eval_prompts * eval_samples"),
+                        (c.sft_batch, "sft_batch")):  # fmt: skip
+        if rows > MOST_ROWS:
+            raise ConfigError(f"{names} = {rows} rows in one batch: at most {MOST_ROWS} are sensible.")
     try:
         rows = c.rows
     except ValueError as error:

@@ -21,7 +21,7 @@ from entjax.models import Decoder
 from entjax.models.weights import unstack
 from entjax.passes import over_microbatches, policy_features, split_rows
 from entjax.setup import Parts, chunk_of
-from entjax.step import Piece, TrainState, make_gradients
+from entjax.step import Piece, TrainState, make_gradients, structure_of
 from entjax.types import Context, Rollout, Signal
 
 UNBOUNDED = ("clip_low", "clip_high")  # may be infinite on purpose
@@ -170,7 +170,9 @@ def _minibatch(out: Findings, parts: Parts, state: TrainState, piece: Piece, clo
     reads = dict(objective.per_step.reads)
 
     def features(some: Rollout, pack) -> dict[str, jax.Array]:
-        return policy_features(graphdef, state.params, state.reference, some, reads, chunk, pack)
+        return policy_features(
+            graphdef, state.params, state.reference, some, reads, chunk, pack, structure_of(objective.teacher)
+        )
 
     stats = over_microbatches(features, rows, c.microbatches) if reads else {}
     for name, x in stats.items():

@@ -17,6 +17,7 @@ import numpy as np
 from entjax import distributed
 from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.rollouts import Harvest
+from entjax.rollouts.memory import load_arrays
 from entjax.setup import Parts
 from entjax.step import TrainState
 from entjax.types import Rollout
@@ -66,10 +67,9 @@ def _to_bytes(rollout: Rollout) -> bytes:
 def load_batch(folder: Path) -> Rollout:
     """The rollout in a folder of `faults`."""
     try:
-        with np.load(folder / "batch.npz", allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = load_arrays(folder / "batch.npz", "The file")
         own = {name: arrays[name] for name in ARRAYS}
-    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds
+    except (ValueError, KeyError) as error:
         raise CheckpointFault(
             f"{folder / 'batch.npz'} is not a batch that a run has kept ({error}): give WORKDIR/faults/step_NNNNNNNN."
         ) from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from entjax import distributed, recipes
 from entjax.config import Config, ConfigError
 from entjax.data import PromptStream, prompts
 from entjax.loss import Objective
-from entjax.models import Decoder, DecoderConfig, abstract_params, load_config, load_hf
+from entjax.models import CheckpointError, Decoder, DecoderConfig, abstract_params, load_config, load_hf
 from entjax.packing import Cost, Pack, plan
 from entjax.passes import needs_scoring
 from entjax.rollouts import Strategy, as_strategy, groups
@@ -172,7 +173,17 @@ def make_tokenizer(config: Config) -> Tokenizer:
     """Characters for tasks with an alphabet, else the checkpoint's tokenizer."""
     if config.task.alphabet is not None:
         return char_tokenizer(config.task.alphabet)
-    return hf_tokenizer(str(config.model))
+    with naming("model", config.model):
+        return hf_tokenizer(str(config.model))
+
+
+@contextlib.contextmanager
+def naming(key: str, value: Any) -> Iterator[None]:
+    """Put the config's key before what is wrong with the folder that it names."""
+    try:
+        yield
+    except (CheckpointError, FileNotFoundError) as error:
+        raise ConfigError(f"{key}={value}: {error}") from error
 
 
 def make_layout(config: Config) -> Layout | None:
@@ -205,14 +216,13 @@ def make_model(config: Config, tokenizer: Tokenizer, layout: Layout | None = Non
 
 def load_checkpoint(config: Config, layout: Layout | None, folder: Any = None) -> nnx.Module:
     """The decoder of a Hugging Face folder (`model` by default); on a mesh every process keeps only its pieces."""
-    options, folder = dict(config.model_options), folder or config.model
-    if layout is None:
-        return load_hf(folder, **options)
-    model = load_hf(
-        folder,
-        shardings=layout.weights(abstract_params(load_config(folder, **options))),
-        **options,
-    )
+    options, key = dict(config.model_options), "teacher" if folder else "model"
+    folder = folder or config.model
+    with naming(key, folder):
+        if layout is None:
+            return load_hf(folder, **options)
+        shapes = abstract_params(load_config(folder, **options))
+        model = load_hf(folder, shardings=layout.weights(shapes), **options)
     model.constrain = layout.constrain
     return model
 
@@ -337,10 +347,14 @@ def recipe(name: str, options: dict[str, Any]) -> Objective:
         raise ConfigError(
             f"The recipe '{name}' has no option {', '.join(unknown)}; it takes {', '.join(accepted) or 'none'}."
         )
+    for option, value in options.items():
+        if isinstance(value, str) and isinstance(accepted[option].default, (int, float)):
+            raise ConfigError(f"recipe.{option}={value!r}: the recipe '{name}' expects a number.")
     try:
         return make(**options)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"recipe={name}: {error}") from error
+        given = "".join(f" recipe.{option}={value!r}" for option, value in options.items())
+        raise ConfigError(f"recipe={name}{given}: {error}") from error
 
 
 def recipe_names() -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
+MOST_LAYERS = 1000  # a number from a broken file would be counted up to
 REMAT_POLICIES = ("none", "full", "dots")
 
 
@@ -86,6 +87,8 @@ class DecoderConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive whole number; got {value!r}.")
+        if self.layers > MOST_LAYERS:
+            raise ValueError(f"layers must be at most {MOST_LAYERS}; got {self.layers}.")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads must be a multiple of kv_heads; got {self.heads} and {self.kv_heads}.")
         if self.head_dim % 2:

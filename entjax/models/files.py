@@ -38,7 +38,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is missing; a checkpoint folder holds config.json and safetensors."
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} could not be read as JSON ({error}); copy it again.") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} should hold a JSON object and holds a {type(found).__name__}.")

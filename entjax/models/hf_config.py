@@ -45,23 +45,23 @@ def config_from_hf(raw: Mapping[str, Any], **changes: Any) -> DecoderConfig:
     _check_plain(raw, family)
     width, heads = _whole(raw, "hidden_size"), _whole(raw, "num_attention_heads")
     attention_bias = bool(raw.get("attention_bias")) and family in ("llama", "qwen3")
-    fields: dict[str, Any] = {
-        "vocab": _whole(raw, "vocab_size"),
-        "width": width,
-        "layers": _whole(raw, "num_hidden_layers"),
-        "heads": heads,
-        "kv_heads": raw.get("num_key_value_heads") or heads,
-        "head_dim": raw.get("head_dim") or (128 if family == "qwen3" else width // heads),
-        "mlp": _whole(raw, "intermediate_size"),
-        "qk_norm": family == "qwen3",
-        "qkv_bias": family == "qwen2" or attention_bias,
-        "out_bias": attention_bias,
-        "mlp_bias": bool(raw.get("mlp_bias")) and family == "llama",
-        "tied": bool(raw.get("tie_word_embeddings", False)),
-        "norm_eps": float(raw.get("rms_norm_eps", 1e-6)),
-        "context": _whole(raw, "max_position_embeddings"),
-    }
     try:
+        fields: dict[str, Any] = {
+            "vocab": _whole(raw, "vocab_size"),
+            "width": width,
+            "layers": _whole(raw, "num_hidden_layers"),
+            "heads": heads,
+            "kv_heads": raw.get("num_key_value_heads") or heads,
+            "head_dim": raw.get("head_dim") or (128 if family == "qwen3" else width // heads),
+            "mlp": _whole(raw, "intermediate_size"),
+            "qk_norm": family == "qwen3",
+            "qkv_bias": family == "qwen2" or attention_bias,
+            "out_bias": attention_bias,
+            "mlp_bias": bool(raw.get("mlp_bias")) and family == "llama",
+            "tied": bool(raw.get("tie_word_embeddings", False)),
+            "norm_eps": float(raw.get("rms_norm_eps", 1e-6)),
+            "context": _whole(raw, "max_position_embeddings"),
+        }
         return DecoderConfig(rope=_rope_from_hf(raw), **(fields | changes))
     except CheckpointError:
         raise

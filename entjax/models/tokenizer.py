@@ -56,10 +56,14 @@ def count_tokens(folder: Path) -> int | None:
     if not (folder / "tokenizer.json").is_file():
         return None
     found = read_json(folder / "tokenizer.json")
-    model = found.get("model")
+    model, added = found.get("model"), found.get("added_tokens") or []
     vocab = model.get("vocab", {}) if isinstance(model, dict) else {}
+    if not isinstance(vocab, (dict, list)) or not isinstance(added, list):
+        raise CheckpointError(f"{folder / 'tokenizer.json'} has no list of tokens; copy it again.")
     ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
-    ids += [token.get("id", -1) for token in found.get("added_tokens") or []]
+    ids += [token.get("id", -1) if isinstance(token, dict) else None for token in added]
+    if not all(isinstance(i, int) for i in ids):
+        raise CheckpointError(f"{folder / 'tokenizer.json'} gives tokens ids that are not whole numbers.")
     return max(ids, default=-1) + 1
 
 

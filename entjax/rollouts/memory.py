@@ -8,13 +8,17 @@ from __future__ import annotations
 import base64
 import io
 import json
+import zipfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from entjax.rollouts.harvest import Harvest, Memory
 from entjax.sampler import Completions
 from entjax.tasks import Example, Report
+
+MOST_BYTES = 2**32  # a small file may unpack to any size
 
 
 def pack(memory: Memory) -> str:
@@ -34,10 +38,20 @@ def pack(memory: Memory) -> str:
 
 def unpack(text: str) -> dict[str, np.ndarray]:
     """The memory that `pack` wrote."""
-    if not text:
-        return {}
-    with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    return load_arrays(io.BytesIO(base64.b64decode(text)), "The strategy's memory") if text else {}
+
+
+def load_arrays(file: Any, what: str) -> dict[str, np.ndarray]:
+    """The arrays of an npz; `what` names it in the sentence that refuses anything else."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MOST_BYTES:
+            raise ValueError(f"it unpacks to {size} bytes, at most {MOST_BYTES} are read")
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds, MemoryError among them
+        raise ValueError(f"{what} is not what a run has written ({str(error)[:200]}).") from error
 
 
 def from_harvest(harvest: Harvest) -> dict[str, np.ndarray]:

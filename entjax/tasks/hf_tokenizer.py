@@ -17,18 +17,13 @@ def hf_tokenizer(folder: str | Path, *, system: str | None = None) -> Tokenizer:
 
     Code that comes with a folder is never run, whatever its config asks for.
     """
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise ImportError(
-            "Tokenizers of real models need transformers: pip install 'entjax[tasks]'."
-        ) from error
+    from entjax.models.tokenizer import load_tokenizer  # here: workers import this package without JAX
+
     if not Path(folder).is_dir():
         raise FileNotFoundError(
             f"{folder} is not a folder with a tokenizer; download the model first, nothing is fetched here."
         )
-    inner = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    return wrap(inner, system=system, name=str(folder))
+    return wrap(load_tokenizer(folder), system=system, name=str(folder))
 
 
 def wrap(inner: Any, *, system: str | None = None, name: str = "the tokenizer") -> Tokenizer:

@@ -17,9 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import entjax as ej
 from entjax import cli, setup
 from entjax import train as training
-from entjax.config import FIELDS, shipped_configs
+from entjax.config import FIELDS, load_config, shipped_configs
 
 SHIPPED = sorted(path.stem for path in shipped_configs().glob("*.py"))
 HERE = {"quickstart", "warm_start"}  # the others need a checkpoint folder that is not in the repository
@@ -65,17 +66,20 @@ def words(folder, name, kind, key, value):
 
 
 def shrunk(name, keys):
-    """A shipped config, small."""
-    from entjax.config import load_config
-
-    return dataclasses.replace(load_config(shipped_configs() / f"{name}.py"), **{k: SMALL[k] for k in keys})
+    """A shipped config, small; what is not in the repository is put in the place of a checkpoint and its data."""
+    config = load_config(shipped_configs() / f"{name}.py")
+    there = {} if name in HERE else {
+        "task": ej.tasks.countdown(numbers=3), "eval_task": None, "model": ej.models.tiny(vocab=19, width=16, layers=1, heads=2, context=64),
+        "model_options": {}, "mesh": {}, "sampler_sharding": None,
+    }  # fmt: skip
+    return dataclasses.replace(config, **there, **{k: SMALL[k] for k in keys})
 
 
 def attempt(folder, mutation, run):
     """(outcome, what was said): "ran", "refused", or what is wrong with how it ended."""
     name, kind, key, value = mutation
     path, override = words(folder, *mutation)
-    path.write_text(path.read_text().replace("VALUE", "OBJECTS[%d]" % (OBJECTS.index(value) if kind == "object" else 0))
+    path.write_text(path.read_text().replace("VALUE", f"OBJECTS[{OBJECTS.index(value) if kind == 'object' else 0}]")
                     .replace("import SMALL", "import OBJECTS, SMALL"))  # fmt: skip
     said = io.StringIO()
     started, real = time.monotonic(), training.train

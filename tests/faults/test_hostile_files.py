@@ -8,6 +8,7 @@ import pickle  # the attacker's tool: what it writes must never be opened
 import resource
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def folder(tmp_path):
 @pytest.fixture(autouse=True)
 def little_memory():
     """What a file promises must not be allocated: 3 GB beyond what is in use is all there is."""
-    pages = int(open("/proc/self/statm").read().split()[0])
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 3 * 2**30, before[1]))
     yield
@@ -143,7 +144,7 @@ def test_special_files_are_not_opened(folder):
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "model.safetensors")
     index_of(folder, "model.safetensors")
-    with pytest.raises(CheckpointError, match="lacks model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"lacks model\.safetensors"):
         load_hf(folder)
     (folder / INDEX).unlink()
     with pytest.raises(CheckpointError):
@@ -216,7 +217,7 @@ def test_a_pickle_is_opened_nowhere(folder, tmp_path):
         (step / "batch.npz").write_bytes(data)
         with pytest.raises(CheckpointFault, match="not a batch that a run has kept"):
             faults.load_batch(step)
-        with pytest.raises(CheckpointFault, match="strategy"):
+        with pytest.raises(ValueError, match="strategy"):
             unpack(base64.b64encode(data).decode())
     (tmp_path / "config.py").write_bytes(payload)
     with pytest.raises(ConfigError):
@@ -252,7 +253,7 @@ def test_zip_bombs_are_refused(tmp_path, data):
     (step / "batch.npz").write_bytes(data)
     with pytest.raises(CheckpointFault):
         faults.load_batch(step)
-    with pytest.raises(CheckpointFault):
+    with pytest.raises(ValueError, match="not what a run has written"):
         unpack(base64.b64encode(data).decode())
 
 
