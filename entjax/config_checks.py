@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from entjax.loss import Objective
 from entjax.models import DecoderConfig
+from entjax.sft import TextLoss
 from entjax.sharding import ShardingRules
 from entjax.tasks import Task
 from entjax.transform import Transform
@@ -31,6 +33,8 @@ KINDS = {
     "model": (DecoderConfig | str, "ej.models.tiny(...), a DecoderConfig, or a checkpoint folder"),
     "model_options": (Mapping, "fields of DecoderConfig by name"),
     "recipe_options": (Mapping, "arguments of the recipe by name"),
+    "teacher": (str | None, "a checkpoint folder, or None"),
+    "sft_loss": (TextLoss | None, "a loss of ej.sft, or None"),
     "objective": (Objective | None, "an ej.Objective, or None for the recipe"),
     "mesh": (Mapping, "sizes by mesh axis, e.g. {'fsdp': -1}"),
     "sharding": (ShardingRules, "ShardingRules"),
@@ -66,10 +70,12 @@ def check_values(c: Any) -> None:
             raise ConfigError(
                 f"{name}={value}: must be {'greater than 0' if name in POSITIVE else 'at least 0'} and finite."
             )
-    for rows, names in ((c.prompts * c.samples, "prompts * samples"), (c.eval_prompts * c.eval_samples, "eval_prompts * eval_samples"),
-                        (c.sft_batch, "sft_batch")):  # fmt: skip
+    for names in (("prompts", "samples"), ("eval_prompts", "eval_samples"), ("sft_batch",)):
+        rows = math.prod(getattr(c, name) for name in names)
         if rows > MOST_ROWS:
-            raise ConfigError(f"{names} = {rows} rows in one batch: at most {MOST_ROWS} are sensible.")
+            raise ConfigError(
+                f"{' * '.join(names)} = {rows} rows in one batch: at most {MOST_ROWS} are sensible."
+            )
     try:
         rows = c.rows
     except ValueError as error:

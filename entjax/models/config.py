@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ class Rope:
             raise ValueError(
                 f"Rope scaling {self.kind!r} is not supported; entjax knows {', '.join(ROPE_KINDS)}."
             )
-        if self.theta <= 0 or self.factor <= 0:
+        if not (0 < self.theta < math.inf and 0 < self.factor < math.inf):
             raise ValueError(f"Rope theta and factor must be positive; got {self.theta} and {self.factor}.")
         if self.kind in ("llama3", "yarn") and not self.original_context:
             raise ValueError(

@@ -32,6 +32,8 @@ class Stored(NamedTuple):
 
 def read_json(path: Path) -> dict[str, Any]:
     """One JSON object from a file of the checkpoint."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no regular file; a checkpoint folder holds copies of its files.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -112,6 +114,8 @@ def _files_without_index(folder: Path) -> list[Path]:
 @contextlib.contextmanager
 def open_tensors(path: Path) -> Iterator[Any]:
     """An open safetensors file whose header was checked against its length."""
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise CheckpointError(f"{path} is no regular file; a checkpoint folder holds copies of its files.")
     try:
         file = safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:

@@ -13,7 +13,7 @@ def _base(**changes):
         "task": _countdown(),
         "model": ej.models.tiny(vocab=20, width=16, layers=1, heads=2, context=64),
         "prompts": 4, "samples": 4, "max_new_tokens": 9, "lr": 1e-3, "chunk": 64,
-        "eval_every": 15, "eval_prompts": 2, "eval_samples": 2, "eval_k": (1, 2), "save_every": 2, "keep": 2,
+        "eval_every": 4, "eval_prompts": 2, "eval_samples": 2, "eval_k": (1, 2), "save_every": 2, "keep": 2,
         "log_samples": 3,
     }  # fmt: skip
     return ej.Config(**{**base, **changes})

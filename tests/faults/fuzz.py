@@ -29,12 +29,15 @@ SMALL = {"steps": 1, "prompts": 2, "samples": 4, "max_new_tokens": 9, "sft_steps
          "eval_k": (1,), "minibatches": 1, "microbatches": 1, "lr_warmup": 0, "chunk": 64, "eval_every": 0}  # fmt: skip
 RECIPE_OPTIONS = ["target", "kp", "ki", "maximum", "nothing", "budget", "coef"]
 VALUES = [
-    "-1", "0", "1", "2", "3", "0.5", "1.5", "-0.1", "1e-30", "1e30", "1e400", "nan", "inf", "-inf", "", " ", "true", "False", "None",
-    "many", "1,2", "1,0", "a:1", "fsdp:0", "fsdp:-1", "fsdp:3", "nothing:2", "2147483647", "2147483648", "10000000000000000000000",
-    "-5", "7", "0x10", "1_000", "../../etc/passwd", "/nowhere", "[1, 2]", "{}", "é", "1:2", "2:1", ":", "cosine", "grpo", "steer", "9" * 5000,
+    "-1", "0", "1", "2", "3", "0.5", "1.5", "-0.1", "1e-30", "1e30", "1e400", "nan", "inf", "-inf", "", " ", "true", "False",
+    "None", "many", "1,2", "1,0", "a:1", "fsdp:0", "fsdp:-1", "fsdp:3", "nothing:2", "2147483647", "2147483648",
+    "10000000000000000000000", "-5", "7", "0x10", "1_000", "../../etc/passwd", "/nowhere", "[1, 2]", "{}", "é", "1:2", "2:1",
+    ":", "cosine", "grpo", "steer", "9" * 5000,
 ]  # fmt: skip
-OBJECTS = [None, True, -1, 0, 1, 3, 2.5, -2.5, 1e300, float("nan"), float("inf"), 10**30, 2**31, "", "word", "/nowhere", b"x", (), (1,),
-           (0,), ("a",), [2, "b"], (1.5,), {}, {"a": 1}, {"fsdp": "x"}, {"fsdp": 0}, {1: 2}, object, len, 1j, {1, 2}]  # fmt: skip
+OBJECTS = [
+    None, True, -1, 0, 1, 3, 2.5, -2.5, 1e300, float("nan"), float("inf"), 10**30, 2**31, "", "word", "/nowhere", b"x", (),
+    (1,), (0,), ("a",), [2, "b"], (1.5,), {}, {"a": 1}, {"fsdp": "x"}, {"fsdp": 0}, {1: 2}, object, len, 1j, {1, 2},
+]  # fmt: skip
 
 
 def mutations(count, seed=0):
@@ -68,10 +71,15 @@ def words(folder, name, kind, key, value):
 def shrunk(name, keys):
     """A shipped config, small; what is not in the repository is put in the place of a checkpoint and its data."""
     config = load_config(shipped_configs() / f"{name}.py")
-    there = {} if name in HERE else {
-        "task": ej.tasks.countdown(numbers=3), "eval_task": None, "model": ej.models.tiny(vocab=19, width=16, layers=1, heads=2, context=64),
-        "model_options": {}, "mesh": {}, "sampler_sharding": None,
-    }  # fmt: skip
+    there = {
+        "task": ej.tasks.countdown(numbers=3),
+        "eval_task": None,
+        "model": ej.models.tiny(vocab=19, width=16, layers=1, heads=2, context=64),
+        "model_options": {},
+        "mesh": {},
+        "sampler_sharding": None,
+    }
+    there = {} if name in HERE else there
     return dataclasses.replace(config, **there, **{k: SMALL[k] for k in keys})
 
 
@@ -83,7 +91,6 @@ def attempt(folder, mutation, run):
                     .replace("import SMALL", "import OBJECTS, SMALL"))  # fmt: skip
     said = io.StringIO()
     started, real = time.monotonic(), training.train
-    compiled = []
 
     def only_build(config, workdir, **_):
         setup.build(config).scorer.close()
@@ -101,7 +108,6 @@ def attempt(folder, mutation, run):
         return f"raw {type(error).__name__}", str(error)[:300]
     finally:
         training.train = real
-    del compiled
     text, seconds = said.getvalue().strip(), time.monotonic() - started
     if code == 0:
         return "accepted", f"{seconds:.1f} s"

@@ -43,7 +43,7 @@ class Run:
             environment = os.environ | {
                 "JAX_PLATFORMS": "cpu",
                 "PYTHONPATH": str(ROOT),
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={processes}",
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
                 "JAX_COMPILATION_CACHE_DIR": str(CACHE),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -105,7 +105,7 @@ def study(name, *, kills, steps, seed=0, folder=None, phases=PHASES, alone=None)
         cycle = cycle or draw.sample(phases, len(phases))
         phase = cycle.pop()
         number = draw.choice((signal.SIGKILL, signal.SIGTERM))
-        often = {"start": 1, "compile": draw.randint(1, 30), "evaluate": 1}.get(phase, draw.randint(1, 3))
+        often = {"start": 1, "compile": draw.randint(1, 30), "evaluate": 1}.get(phase, draw.randint(1, 2))
         if last_step(workdir) >= steps - 4:
             break
         run = Run(name, steps, workdir, processes=processes, log=log)
