@@ -90,31 +90,34 @@ class Run:
         return codes
 
 
-def study(name, *, kills, steps, seed=0, folder=None, phases=PHASES, alone=None):
+def lottery(kills, seed):
+    """(phase, how often it begins before the signal, the signal): every phase once before any comes again."""
+    draw, cycle = random.Random(seed), []
+    for _ in range(kills):
+        cycle = cycle or draw.sample(PHASES, len(PHASES))
+        phase = cycle.pop()
+        often = {"start": 1, "compile": draw.randint(1, 30), "evaluate": 1}.get(phase, draw.randint(1, 2))
+        yield phase, often, draw.choice((signal.SIGKILL, signal.SIGTERM))
+
+
+def study(name, *, steps, kills=25, seed=0, folder=None, plan=None):
     """Run alone, run with kills; returns {"kills": [...], "differences": [...], ...}. No difference means nothing was lost."""
     folder = Path(tempfile.mkdtemp()) if folder is None else folder
-    processes, started = (2 if name == "pair" else 1), time.monotonic()
-    log = folder / "output.txt"
-    if alone is None:
-        alone = folder / "alone"
-        assert Run(name, steps, alone, processes=processes, log=log).end(None) == [0] * processes, (
-            log.read_text()
-        )
-    draw, workdir, done, cycle = random.Random(seed), folder / "killed", [], []
-    while len(done) < kills:
-        cycle = cycle or draw.sample(phases, len(phases))
-        phase = cycle.pop()
-        number = draw.choice((signal.SIGKILL, signal.SIGTERM))
-        often = {"start": 1, "compile": draw.randint(1, 30), "evaluate": 1}.get(phase, draw.randint(1, 2))
-        if last_step(workdir) >= steps - 4:
-            break
+    processes, started, log = (2 if name == "pair" else 1), time.monotonic(), folder / "output.txt"
+    alone, workdir, done = folder / "alone", folder / "killed", []
+    codes = Run(name, steps, alone, processes=processes, log=log).end()
+    assert codes == [0] * processes, log.read_text()
+    draw = random.Random(seed)
+    for phase, often, number in lottery(kills, seed) if plan is None else plan:
         run = Run(name, steps, workdir, processes=processes, log=log)
         reached = run.until(phase, often)
         time.sleep(draw.uniform(0, DELAY[phase]) if reached else 0)
         at, codes = last_step(workdir), run.end(number)
         done.append({"phase": phase, "signal": number.name, "step": at, "codes": codes, "reached": reached})
         print(json.dumps(done[-1]), flush=True)
-    codes = Run(name, steps, workdir, processes=processes, log=log).end(None)
+        if codes == [0] * processes:
+            break
+    codes = Run(name, steps, workdir, processes=processes, log=log).end()
     assert codes == [0] * processes, log.read_text()
     return {
         "config": name,

@@ -161,7 +161,7 @@ def test_a_poisoned_reward_does_not_stay_in_a_running_mean():
     state, _ = step(ej.init_train_state(model, objective, optimizer, jax.random.key(0)), tiny.rollout(0))
     before = jax.tree.map(np.asarray, flatten(state))
     bad = tiny.rollout(1)
-    state, metrics = step(state, bad.replace(reward=bad.reward.at[0].set(jnp.inf)))
+    state, metrics = step(state, bad.replace(reward=bad.reward.at[:2].set(jnp.inf)))
     assert metrics["update/skipped"] == 2
     for name, x in flatten(state).items():
         if name not in ("step", "skipped"):
