@@ -7,6 +7,8 @@ JSON would otherwise be read without complaint.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +82,21 @@ class Checkpoints:
             state=ocp.args.StandardSave(arrays),
             host=ocp.args.JsonSave({**host, "digest": digest(host)}),
         )
-        self._manager.save(step, args=args)
-        if wait:
-            self._manager.wait_until_finished()
+        with self._written():
+            self._manager.save(step, args=args)
+            if wait:
+                self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """Say what is left when a checkpoint cannot be written; of one that is written in the background the next call tells."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointFault(
+                f"A checkpoint could not be written to {self._folder} ({_first_line(error)[-300:]}). Is the disk full or gone? "
+                "The checkpoints of earlier steps are whole: make room and go on with --resume."
+            ) from error
 
     def set_aside(self, step: int) -> None:
         """Rename a checkpoint that cannot be used: it would stand in the way of the new one of the same step."""
@@ -103,7 +117,7 @@ class Checkpoints:
             host = self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))["host"]
         except Exception as error:
             raise CheckpointFault(
-                f"The checkpoint of step {step} cannot be read ({_first_line(error)})."
+                f"The checkpoint of step {step} cannot be read ({_first_line(error)[:200]})."
             ) from error
         known = host.pop("digest", None)
         if host.get("format") != 1 and known != digest(host):
@@ -119,7 +133,7 @@ class Checkpoints:
             saved = self._shapes(step)
         except Exception as error:
             raise CheckpointFault(
-                f"The checkpoint of step {step} cannot be read ({_first_line(error)})."
+                f"The checkpoint of step {step} cannot be read ({_first_line(error)[:200]})."
             ) from error
         _compare(step, wanted, saved)
         restored = self._manager.restore(
@@ -141,8 +155,12 @@ class Checkpoints:
         return {name: tuple(meta.shape) for name, meta in tree.items()}
 
     def close(self) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            with self._written():
+                self._manager.wait_until_finished()
+        finally:
+            with contextlib.suppress(Exception):  # it tells the same again
+                self._manager.close()
 
 
 def _abstract(leaf) -> jax.ShapeDtypeStruct:
@@ -173,4 +191,4 @@ def _some(names: list[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,12 +6,13 @@ was taken, so that no step appears twice.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,17 +31,30 @@ class Lines:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(_finite(record), ensure_ascii=False) + "\n")
-        self._file.flush()
+        with self._sentence():
+            self._file.write(json.dumps(_finite(record), ensure_ascii=False) + "\n")
+            self._file.flush()
 
     def position(self) -> int:
         """Bytes written so far, on disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self.path.stat().st_size
+        with self._sentence():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            return self.path.stat().st_size
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # told when it was written
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"{self.path} cannot be written ({error.strerror}). Is the disk full, or the run directory gone? Make room and "
+                "go on with --resume: the run goes back to its last checkpoint."
+            ) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

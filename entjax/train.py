@@ -100,10 +100,9 @@ class Loop:
             print(f"\nEnded by SIGTERM {what}; go on with --resume.", file=sys.stderr)
             raise
         finally:
+            for log in (self.metrics, self.samples, self.board):
+                log.close()
             self.checkpoints.close()
-            self.metrics.close()
-            self.samples.close()
-            self.board.close()
 
     def _start(self) -> TrainState:
         """The state of a new run: the model, warmed up if asked for."""
