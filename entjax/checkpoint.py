@@ -136,9 +136,13 @@ class Checkpoints:
                 f"The checkpoint of step {step} cannot be read ({_first_line(error)[:200]})."
             ) from error
         _compare(step, wanted, saved)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
-        )
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+            restored = self._manager.restore(step, args=args)
+        except Exception as error:  # Orbax and tensorstore raise a dozen kinds
+            raise CheckpointFault(
+                f"The checkpoint of step {step} cannot be read ({_first_line(error)[:200]})."
+            ) from error
         known = self.host(step).get("arrays")
         found = {} if known is None else fingerprints(restored["state"])
         bad = sorted(name for name in found if found[name] != known.get(name))

@@ -1,9 +1,10 @@
 """Fingerprints of arrays, JSON values and of the code: what was written is what is read back, to the last bit.
 
-    f(x) = sum_i bits(x_i) * odd(i)  mod 2^32,   odd(i) = (2654435761 i) | 1
+    f(x) = sum_i mix(bits(x_i) xor 2654435761 i)  mod 2^32
+    mix:   h ^= h >> 16;  h *= 0x85EBCA6B;  h ^= h >> 13;  h *= 0xC2B2AE35;  h ^= h >> 16        (MurmurHash3's last step)
 
-Integers: exact in any order, hence the same on every mesh, and computed where the array lies. A change of one element changes f,
-for an odd factor can be undone mod 2^32; longer damage escapes with a chance of about 2^-32 an array.
+Integers: exact in any order, hence the same on every mesh, and computed where the array lies. mix can be undone, so a change of
+one element always changes f; longer damage escapes with a chance of about 2^-32 an array.
 """
 
 from __future__ import annotations
@@ -41,7 +42,13 @@ def _one(x: Array) -> UInt32[Array, ""]:
     for axis, size in enumerate(words.shape):  # of the whole array, also where it is cut over devices
         stride = np.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
         index = index + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * stride if size else index
-    return jnp.sum(words * ((index * KNUTH) | np.uint32(1)), dtype=jnp.uint32)
+    return jnp.sum(_mix(words ^ (index * KNUTH)), dtype=jnp.uint32)
+
+
+def _mix(h: Array) -> Array:
+    h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return h ^ (h >> np.uint32(16))
 
 
 def _unsigned(dtype: Any) -> Any:

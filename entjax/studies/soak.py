@@ -119,7 +119,8 @@ def watch(workdir: Path, minutes: float, every: float) -> tuple[list[Sample], in
 
 
 def summary(samples: Sequence[Sample], entropy: np.ndarray, code: int, stop: float) -> dict[str, Any]:
-    """The figures: the first quarter is warm-up; the rest is compared, its first third with its last."""
+    """The figures: the first quarter is warm-up; the rest is compared, its first third with its last. Memory goes up and down
+    within a step, so a median also tells how long each part of a step took: the floor and the peak do not."""
     t = np.array(samples, np.float64)
     calm = t[t[:, 0] > t[-1, 0] / 4]
     third = max(1, len(calm) // 3)
@@ -132,12 +133,8 @@ def summary(samples: Sequence[Sample], entropy: np.ndarray, code: int, stop: flo
         "tokens": int(t[-1, 6]),
         "exit_code": code,
         "seconds_from_sigterm_to_exit": stop,
-        "rss_mb": {
-            "after_warm_up": float(np.median(first[:, 1])),
-            "at_the_end": float(np.median(last[:, 1])),
-            "growth": float(np.median(last[:, 1]) / np.median(first[:, 1]) - 1),
-            "largest": float(t[:, 1].max()),
-        },
+        "rss_mb": {name: compare(*(float(np.percentile(part[:, 1], q)) for part in (first, last)))
+                   for name, q in (("floor", 10), ("median", 50), ("peak", 100))},
         "files": {"after_warm_up": int(np.median(first[:, 3])), "at_the_end": int(np.median(last[:, 3]))},
         "threads": {"after_warm_up": int(np.median(first[:, 4])), "at_the_end": int(np.median(last[:, 4]))},
         "tokens_per_cpu_second": {"first_third": rate(first, 2), "last_third": rate(last, 2)},
@@ -146,6 +143,11 @@ def summary(samples: Sequence[Sample], entropy: np.ndarray, code: int, stop: flo
                     "within_10_percent": float(np.mean(np.abs(late / TARGET - 1) < 0.1)),
                     "mean_of_last_100": float(late[-100:].mean())},
     }  # fmt: skip
+
+
+def compare(first: float, last: float) -> dict[str, float]:
+    """Two figures and the growth from one to the other."""
+    return {"first_third": first, "last_third": last, "growth": last / first - 1}
 
 
 def picture(samples: Sequence[Sample], entropy: np.ndarray, path: Path) -> None:

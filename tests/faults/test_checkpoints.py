@@ -19,7 +19,13 @@ def reference(x):
     data = (
         np.ascontiguousarray(x).view({1: np.uint8, 2: np.uint16}.get(x.dtype.itemsize, np.uint32)).reshape(-1)
     )
-    return sum(int(b) * (((i * 2654435761) % 2**32) | 1) for i, b in enumerate(data.tolist())) % 2**32
+    total = 0
+    for i, bits in enumerate(data.tolist()):
+        h = bits ^ (i * 2654435761 % 2**32)
+        h = (h ^ (h >> 16)) * 0x85EBCA6B % 2**32
+        h = (h ^ (h >> 13)) * 0xC2B2AE35 % 2**32
+        total += h ^ (h >> 16)
+    return total % 2**32
 
 
 @pytest.mark.parametrize(
@@ -82,7 +88,7 @@ def test_no_changed_byte_is_read_as_if_nothing_were(tmp_path):
             assert checkpoints.steps() == [3]
             found = checkpoints.host(3)
             state = checkpoints.restore(3, make_state(0))
-        except (CheckpointFault, ValueError, KeyError, TypeError, AssertionError, OSError, RuntimeError):
+        except CheckpointFault:
             refused += 1
         else:
             assert same(state, good) and {k: found[k] for k in host} == host

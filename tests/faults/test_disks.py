@@ -10,7 +10,6 @@ import sys
 import time
 
 import jax
-import numpy as np
 import optax
 import pytest
 
@@ -173,10 +172,9 @@ def test_two_runs_in_one_place(tmp_path):
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     """Checkpoints are ordered by their steps: neither the time of day nor that of the files matters."""
-    clock = iter(np.random.default_rng(0).uniform(0, 4e9, 100_000))
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
-    for step in (1, 2, 3, 4):
-        monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    checkpoints, real = Checkpoints(tmp_path / "checkpoints", keep=2), time.time
+    for step, jump in ((1, 0.0), (2, -1e9), (3, 1e9), (4, -1e5)):
+        monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
         checkpoints.save(step, make_state(step), {"step": step}, wait=True)
     monkeypatch.undo()
     assert checkpoints.steps() == [3, 4]
@@ -187,4 +185,23 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     assert again.steps() == [3, 4]
     again.save(5, make_state(5), {"step": 5}, wait=True)
     assert again.steps() == [4, 5] and same(again.restore(5, make_state(0)), make_state(5))
+    again.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_clock_that_jumps_in_the_middle_of_a_save(tmp_path, monkeypatch):
+    """Orbax gives a save up when years seem to pass during it: a sentence, and the earlier checkpoints are whole."""
+    checkpoints, clock = Checkpoints(tmp_path / "checkpoints"), iter(range(0, 10**15, 10**9))
+    checkpoints.save(1, make_state(1), {"step": 1}, wait=True)
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    with contextlib.suppress(CheckpointFault):
+        checkpoints.save(2, make_state(2), {"step": 2}, wait=True)
+    monkeypatch.undo()
+    with contextlib.suppress(CheckpointFault):
+        checkpoints.close()
+    again = Checkpoints(tmp_path / "checkpoints")
+    assert 1 in again.steps()
+    for step in again.steps():
+        assert same(again.restore(step, make_state(0)), make_state(step))
     again.close()
