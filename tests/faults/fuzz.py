@@ -90,7 +90,7 @@ def attempt(folder, mutation, run):
     path.write_text(path.read_text().replace("VALUE", f"OBJECTS[{OBJECTS.index(value) if kind == 'object' else 0}]")
                     .replace("import SMALL", "import OBJECTS, SMALL"))  # fmt: skip
     said = io.StringIO()
-    started, real = time.monotonic(), training.train
+    started, real = time.process_time(), training.train
 
     def only_build(config, workdir, **_):
         setup.build(config).scorer.close()
@@ -108,7 +108,7 @@ def attempt(folder, mutation, run):
         return f"raw {type(error).__name__}", str(error)[:300]
     finally:
         training.train = real
-    text, seconds = said.getvalue().strip(), time.monotonic() - started
+    text, seconds = said.getvalue().strip(), time.process_time() - started
     if code == 0:
         return "accepted", f"{seconds:.1f} s"
     last = text.split("entjax: ")[-1]
