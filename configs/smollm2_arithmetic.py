@@ -3,8 +3,8 @@
 Command:   entjax convert "$(entjax fetch smollm2)" models/SmolLM2-135M-Instruct
            entjax train configs/smollm2_arithmetic.py
 Needs:     pip install 'entjax[gguf,tasks]'
-Expect:    nothing is claimed yet, the 40 steps have not been run. At the start, sampled at temperature 1, 12% of the answers to such
-           questions were right (32 completions of 8 questions: a rough number), with an entropy of 2.2 nats a token.
+Expect:    nothing is claimed yet, the 40 steps have not been run. At the start, sampled at temperature 1, 12% of the answers to
+           such questions were right (32 completions of 8 questions: a rough number), with an entropy of 2.2 nats a token.
 Questions: chain_sum with two numbers of one or two digits. A quarter of all questions, chosen by a hash of the text, is held out:
            training never sees them. The library's own scorer takes bare numbers only; here the last number in the reply counts,
            right or wrong, so that a gain is not a matter of format alone.

@@ -1,6 +1,6 @@
 """One real GRPO step of google-tunix with an entjax objective, against entjax's own step on the batch that Tunix sampled.
 
-python -m venv tunix && tunix/bin/pip install google-tunix==0.1.7 jax==0.10.2 pytest
+python -m venv tunix && tunix/bin/pip install google-tunix==0.1.7 jax==0.10.2 pytest beartype
 PYTHONPATH=. tunix/bin/pytest -o addopts= -m slow tests/adapters/test_tunix.py
 """
 
