@@ -16,7 +16,7 @@ from entjax.tasks import Example, Report
 WORK = Work(prompts=16, samples=16, prompt=32, new=96)
 
 
-def rows(models=("4.2M",), rounds=5):
+def rows(models=("4.2M",), rounds=3):
     """Completions of one length, as the papers count them; the forks are where the entropy of the trunk is highest."""
     for name in models:
         yield _tree(name, rounds)
@@ -52,6 +52,6 @@ def tools_of(model, work: Work) -> tuple[Tools, list[Example]]:
     tools = Tools(
         generate, lambda example: encode(example.prompt), decode,
         lambda examples, texts: (np.zeros(len(texts), np.float32), Report()), lambda count: [],
-        work.samples, Stepper(sampler, params, how, key, 0, encode, decode),
+        work.samples, Stepper(sampler, params, how, key, 0, encode, decode, compact=32, wave=64),
     )  # fmt: skip
     return tools, [Example(decode(ids)) for ids in work.token_lists(model.config.vocab)]
