@@ -311,4 +311,6 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):  # their order is another one in every process
+        return sorted(str(_plain(item)) for item in value)
     return getattr(value, "__qualname__", None) or str(value).split(" at 0x")[0]

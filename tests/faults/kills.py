@@ -48,10 +48,11 @@ class Run:
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             }
-            output = subprocess.DEVNULL if log is None else log.open("a")
-            self.children.append(
-                subprocess.Popen(command, env=environment, stdout=output, stderr=output, pass_fds=[writer], cwd=ROOT)
-            )  # fmt: skip
+            with open(os.devnull if log is None else log, "a") as output:
+                child = subprocess.Popen(
+                    command, env=environment, stdout=output, stderr=output, pass_fds=[writer], cwd=ROOT
+                )
+            self.children.append(child)
             os.close(writer)
             self.pipes.append(reader)
 
@@ -151,7 +152,9 @@ def differences(one, other):
     found += [f"checkpoint: {k}" for k in state_a if state_a[k].tobytes() != state_b[k].tobytes()]
     # the length of the metrics differs with the digits of the times
     return found + [
-        f"checkpoint's host side: {k}" for k in host_a if host_a[k] != host_b.get(k) and k != "metrics_bytes"
+        f"checkpoint's host side: {k}"
+        for k in host_a
+        if host_a[k] != host_b.get(k) and k not in ("metrics_bytes", "digest")
     ]
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from entjax.checkpoint import SET_ASIDE, CheckpointFault, Checkpoints, flatten
 from entjax.fingerprint import digest, fingerprints
+from tests.faults.configs import everything
 from tests.faults.test_disks import make_state, same
 
 
@@ -109,3 +110,9 @@ def test_a_damaged_checkpoint_does_not_stand_in_the_way(tmp_path):
     assert any(p.name.startswith(SET_ASIDE) for p in (tmp_path / "c").iterdir())
     checkpoints.close()
     assert len(flatten(make_state(1))) > 5
+
+
+def test_a_config_is_the_same_in_every_process():
+    """Sets have another order in every process: printed as they are they made every second resume a run of another config."""
+    provides = everything(3).describe()["strategy"][4]
+    assert isinstance(provides, list) and provides == sorted(provides) and len(provides) > 1
