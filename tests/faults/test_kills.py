@@ -11,7 +11,7 @@ KILL, TERM = signal.SIGKILL, signal.SIGTERM
 
 def test_three_kills_lose_nothing(tmp_path):
     """In the middle of a rollout, of an evaluation between two steps, of a save; everything that has a state is in play."""
-    plan = [("rollout", 4, KILL), ("evaluate", 2, TERM), ("save", 1, KILL)]
+    plan = [("rollout", 4, KILL), ("evaluate", 1, TERM), ("save", 1, KILL)]
     found = kills.study("everything", steps=7, plan=plan, folder=tmp_path)
     assert [k["reached"] for k in found["kills"]] == [True] * 3, found
     assert [k["codes"] for k in found["kills"]] == [[-9], [143], [-9]], found
