@@ -69,6 +69,7 @@ class Loop:
         self.state, host = self._restore() if run.resumed else (None, {})
         self.memory = unpack(host["memory"]) if host.get("memory") else dict(parts.strategy.start)
         self.before: dict[str, float] = host.get("before", {})
+        self.after: dict[str, float] | None = host.get("after")  # once the last step has been evaluated
         self.bad_in_a_row = int(host.get("bad_in_a_row", 0))
         # The lines of a finished step that SIGTERM kept from its evaluation.
         self.unwritten: dict[str, Any] | None = host.get("unwritten")
@@ -143,6 +144,7 @@ class Loop:
 
     def _one(self, step: int) -> dict[str, Any]:
         """One rollout batch and its optimizer steps."""
+        self.after = None
         c, parts, started = self.config, self.parts, time.perf_counter()
         position = parts.stream.state()
         try:
@@ -233,15 +235,16 @@ class Loop:
             )
 
     def _finish(self) -> dict[str, Any]:
-        after = self._evaluate(self.config.steps)
-        if self.config.steps:
-            self._log({"step": self.config.steps, **after})
+        if self.after is None:
+            self.after = self._evaluate(self.config.steps)
+            if self.config.steps:
+                self._log({"step": self.config.steps, **self.after})
         self._save(wait=True)
         if self.writes:
             dashboard([self.run.path], self.run.path / "plots" / "dashboard.png")
             self.place.push()
         distributed.barrier("finished")
-        return {"before": self.before, "after": after, "step": self.config.steps}
+        return {"before": self.before, "after": self.after, "step": self.config.steps}
 
     def _progress(self, total: int, what: str) -> Progress | Nowhere:
         return Progress(total, what) if self.writes else Nowhere()
@@ -274,6 +277,7 @@ class Loop:
             "identity": self.config.identity(),
             "stream": self.parts.stream.state(),
             "before": self.before,
+            "after": self.after,
             "bad_in_a_row": self.bad_in_a_row,
             "unwritten": self.unwritten,
             "memory": pack(self.memory),

@@ -74,6 +74,9 @@ def test_resume_is_exact(finished, tmp_path):
     strip = lambda rs: [{k: v for k, v in r.items() if not k.startswith("eval/")} for r in rs]
     assert strip(mine) == strip(theirs)
     assert read_lines(tmp_path / "run" / "samples.jsonl") == read_lines(alone / "samples.jsonl")
+    written = (tmp_path / "run" / "metrics.jsonl").read_bytes()  # a run that has finished has nothing left to do
+    assert train(config(), tmp_path / "run", resume=True)["after"] == result["after"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == written
 
 
 def test_sigterm_saves_and_resume_goes_on(finished, tmp_path):
