@@ -39,3 +39,25 @@ def fit(entropy: np.ndarray, reward: np.ndarray, weights: np.ndarray | None = No
     left, total = (share * (r - a * x - b) ** 2).sum(), (share * (r - mean_r) ** 2).sum()
     r2 = 1 - left / total if np.ptp(r[w > 0]) > 0 else float("nan")
     return Law(float(a), float(b), float(b - a), float(np.sqrt(left)), float(r2))
+
+
+class Forecast(NamedTuple):
+    law: Law  # fitted to the first points only
+    points: int  # how many those are
+    error: float  # root mean square of what it misses later
+    constant: float  # the same for "it stays as it is now": the mean of the points seen
+    r2: float  # of the forecast over the later points; negative where a constant would have been better
+
+
+def forecast(entropy: np.ndarray, reward: np.ndarray, share: float = 1 / 3) -> Forecast:
+    """Fit the law to the first `share` of a run and ask it for the reward at the entropies that came later."""
+    h, r = np.asarray(entropy, np.float64), np.asarray(reward, np.float64)
+    n = max(2, round(share * len(h)))
+    if not n < len(h):
+        raise ValueError(f"A forecast needs points after the first {n}, got {len(h)} in all.")
+    law = fit(h[:n], r[:n])
+    left, later = r[n:] - law.at(h[n:]), r[n:]
+    rms = lambda x: float(np.sqrt((x**2).mean()))
+    total = ((later - later.mean()) ** 2).sum()
+    r2 = 1 - (left**2).sum() / total if total > 0 else float("nan")
+    return Forecast(law, n, rms(left), rms(later - r[:n].mean()), float(r2))

@@ -1,0 +1,122 @@
+"""Comparisons of runs: at the end of the budget, at matched entropy, at matched pass@1, always paired by warm start and seed.
+
+On an easy task a method that slows learning looks good on everything that learning costs; stopping GRPO early does the same for
+nothing. So a run is also compared with the point of its GRPO twin (same setting, warm start, seed, budget) at which the twin's
+entropy, or pass@1, was the run's final one; between two evaluations the twin is interpolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Result = Mapping[str, Any]
+MEASURES = ("pass@1", "pass@4", "pass@16", "pass@32", "distinct_correct", "entropy")
+
+
+class Spread(NamedTuple):
+    """A mean over runs with its standard error; NaN without runs, and an error of NaN with one."""
+
+    mean: float
+    error: float
+    n: int
+
+    def __str__(self) -> str:
+        if not self.n:
+            return "-"
+        return f"{self.mean:.3f}" + (f" ± {self.error:.3f}" if self.n > 1 else "")
+
+    def signed(self) -> str:
+        """With its sign, for a difference."""
+        return f"+{self}" if self.n and self.mean >= 0 else str(self)
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of the finite ones."""
+    x = np.asarray(values, np.float64)
+    x = x[np.isfinite(x)]
+    if not len(x):
+        return Spread(float("nan"), float("nan"), 0)
+    error = float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
+    return Spread(float(x.mean()), error, len(x))
+
+
+def final(run: Result) -> Mapping[str, float]:
+    """The last evaluation."""
+    return run["evaluations"][-1]
+
+
+def first(run: Result) -> Mapping[str, float]:
+    """The evaluation of the warm start."""
+    return run["evaluations"][0]
+
+
+def smooth(x: Sequence[float], width: int = 10) -> np.ndarray:
+    """Running mean; shorter at the beginning."""
+    total = np.cumsum(np.concatenate([[0.0], np.asarray(x, np.float64)]))
+    at = np.arange(1, len(x) + 1)
+    low = np.maximum(at - width, 0)
+    return (total[at] - total[low]) / (at - low)
+
+
+def lowest(run: Result) -> float:
+    """The least entropy of the run, of means of ten steps."""
+    return float(smooth(run["entropy"])[min(9, len(run["entropy"]) - 1) :].min())
+
+
+def distance(run: Result) -> float:
+    """Mean relative distance of the training entropy from the target in the last half, of means of ten steps; NaN without one."""
+    if not run["target"]:
+        return float("nan")
+    late = smooth(run["entropy"])[len(run["entropy"]) // 2 :]
+    return float(np.abs(late / run["target"] - 1).mean())
+
+
+def seconds(run: Result) -> float:
+    """A step's time."""
+    return run["seconds"]["rollout"] + run["seconds"]["update"]
+
+
+def at_level(run: Result, measure: str, level: float, falling: bool) -> dict[str, float] | None:
+    """The run where `measure` first reaches `level` (from above if `falling`), between two evaluations; None if it never does."""
+    sign = -1.0 if falling else 1.0
+    points = run["evaluations"]
+    reached = [sign * (p[measure] - level) >= 0 for p in points]
+    if not any(reached):
+        return None
+    i = reached.index(True)
+    if i == 0:
+        return {m: points[0][m] for m in MEASURES if m in points[0]}
+    before, after = points[i - 1], points[i]
+    share = (level - before[measure]) / (after[measure] - before[measure])
+    return {m: before[m] + share * (after[m] - before[m]) for m in MEASURES if m in before}
+
+
+def twins(results: Sequence[Result], arm: str, other: str = "grpo") -> list[tuple[Result, Result]]:
+    """Pairs (run of the arm, run of the other) with everything else equal."""
+    key = lambda r: tuple(
+        r[k] for k in ("setting", "warm", "seed", "steps", "prompts", "samples", "lr", "eval_prompts")
+    )
+    others = {key(r): r for r in results if r["arm"] == other}
+    return [(r, others[key(r)]) for r in results if r["arm"] == arm and key(r) in others]
+
+
+def gain(pairs: Sequence[tuple[Result, Result]], measure: str) -> Spread:
+    """Final value of the arm minus that of its twin."""
+    return spread([final(a)[measure] - final(b)[measure] for a, b in pairs])
+
+
+def gain_at(pairs: Sequence[tuple[Result, Result]], matched: str, measure: str) -> Spread:
+    """The same, with the twin at the moment at which its `matched` was the arm's final one."""
+    gains = []
+    for a, b in pairs:
+        there = at_level(b, matched, final(a)[matched], falling=matched == "entropy")
+        gains.append(float("nan") if there is None else final(a)[measure] - there[measure])
+    return spread(gains)
+
+
+def over(runs: Sequence[Result], value: Callable[[Result], float]) -> Spread:
+    """A number of each run."""
+    return spread([value(run) for run in runs])

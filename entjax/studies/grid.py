@@ -1,0 +1,136 @@
+"""What the study compares: settings (task, policy, budget of tokens), arms (a recipe with its options) and warm starts.
+
+Options that carry the scale of a language model (strengths of penalties, fractions of tokens, targets) are scaled to a policy of
+150,000 parameters whose entropy starts at a quarter of a nat; rules and limits are the published ones. An arm that holds an
+entropy gets the same target as the others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from entjax import models, rollouts, setup, tasks
+from entjax.config import Config, shipped_configs
+from entjax.tasks import Example, Task
+
+TARGET = 0.18  # nats: three quarters of the warm start's entropy on the easy task
+
+
+class Arm(NamedTuple):
+    """A recipe as the study runs it."""
+
+    recipe: str
+    options: Mapping[str, Any] = {}
+    target: float | None = None  # nats, of arms that hold an entropy
+    strategy: Callable | None = None
+
+
+class Setting(NamedTuple):
+    """A task with its policy. `shipped` is a warm start that exists already; others are made in `sft_steps` steps."""
+
+    name: str
+    train: Callable[[], Task]
+    held_out: Callable[[], Task]
+    vocab: int
+    context: int
+    max_new_tokens: int
+    sft_steps: int = 600
+    shipped: str = ""
+
+    def config(self, arm: Arm, model: str, **size: Any) -> Config:
+        """One run of this setting; `size` are the fields of cells.Size."""
+        return Config(
+            task=self.train(), eval_task=self.held_out(), model=model, recipe=arm.recipe,
+            recipe_options=dict(arm.options), strategy=arm.strategy and arm.strategy(),
+            minibatches=2, max_new_tokens=self.max_new_tokens, eval_every=max(1, size["steps"] // 5),
+            eval_samples=32, eval_k=(1, 4, 16, 32), save_every=max(1, size["steps"]), log_samples=2, **size,
+        )  # fmt: skip
+
+    def warm_config(self, index: int) -> Config:
+        """The supervised run that makes warm start `index`."""
+        tiny = models.tiny(vocab=self.vocab, width=64, layers=3, heads=4, context=self.context)
+        return Config(
+            task=self.train(), model=tiny, seed=100 + index, sft_steps=self.sft_steps, sft_batch=128, sft_lr=3e-3,
+            max_new_tokens=self.max_new_tokens, steps=0, eval_prompts=32, eval_samples=8, eval_k=(1, 8),
+        )  # fmt: skip
+
+
+def settings() -> dict[str, Setting]:
+    """The tasks of the study by name."""
+    countdown = lambda n, split: lambda: tasks.countdown(numbers=n, split=split)
+    shipped = str(shipped_configs() / "countdown3")
+    found = (
+        Setting("easy", countdown(3, "train"), countdown(3, "eval"), 19, 64, 19, shipped=shipped),
+        Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, sft_steps=1200),
+        Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, sft_steps=400),
+        Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 32, 64, 12, sft_steps=400),
+    )
+    return {setting.name: setting for setting in found}
+
+
+def arms(steps: int) -> dict[str, Arm]:
+    """Every recipe; those of the first comparison with options scaled to the tiny model."""
+    scaled = {
+        "grpo": Arm("grpo"),
+        "steer": Arm("steer"),
+        "kl_cov": Arm("kl_cov", {"ratio": 0.02, "coef": 1.0}),
+        "clip_cov": Arm("clip_cov", {"fraction": 0.02, "low": 0.1, "high": 5.0}),
+        "aepo": Arm("aepo", {"target": TARGET}, TARGET, rollouts.tempered),
+        "entropic": Arm("entropic", {"target": TARGET}, TARGET),
+        "siren": Arm("siren", {"coef": 0.5}),
+        "entrocraft": Arm("entrocraft", {"start": 0.2, "end": 0.16, "width": 0.04, "steps": steps}, TARGET),
+        "entropy_budget": Arm("entropy_budget", {"target": TARGET}, TARGET),
+        "entropy_bonus": Arm("entropy_bonus", {"coef": 0.01}),
+        "entropy_pi": Arm("entropy_pi", {"target": TARGET, "high": 0.2}, TARGET),
+        "skywork": Arm("skywork", {"target": TARGET, "delta": 5e-3, "high": 0.2}, TARGET),
+        "targeted_entropy": Arm("targeted_entropy", {"target": TARGET, "coef": 0.02}, TARGET),
+        "dcpo": Arm("dcpo", {"target": TARGET}, TARGET),
+        "dr_grpo": Arm("dr_grpo", {"length": 19}),
+        "dapo": Arm("dapo", {"max_length": 64, "buffer": 8}),
+    }
+    rest = (name for name in setup.recipe_names() if name not in scaled)
+    return scaled | {name: Arm(name) for name in rest}
+
+
+FIRST = ("grpo", "entropy_budget", "steer", "kl_cov", "clip_cov", "aepo", "entropic", "siren", "entrocraft")
+
+
+# Two data sets of reasoning-gym, their prompts without the sentence around them --------------------------------------------
+
+
+def chain_sum(seed: int) -> Task:
+    """`45+7-12=`: two or three numbers of one or two digits; one right answer."""
+    task = tasks.reasoning_gym("chain_sum", seed=seed, min_terms=2, max_terms=3, min_digits=1, max_digits=2)
+
+    def short(example: Example) -> str:
+        return example.prompt.split(":")[-1].replace(" ", "")
+
+    return _characters(task, short, lambda example, rng: example.answer, "0123456789+-*=,>:")
+
+
+def palindrome(seed: int) -> Task:
+    """Letters to arrange into a palindrome: often many right answers."""
+    task = tasks.reasoning_gym("palindrome_generation", seed=seed, min_length=4, max_length=9)
+
+    def short(example: Example) -> str:
+        return example.prompt.split(":")[-1].strip().replace(", ", "") + ">"
+
+    def solution(example: Example, rng: random.Random) -> str:
+        half = list(example.answer[: len(example.answer) // 2])
+        rng.shuffle(half)
+        middle = example.answer[len(half) : len(example.answer) - len(half)]
+        return "".join(half) + middle + "".join(reversed(half))
+
+    return _characters(task, short, solution, "abcdefghijklmnopqrstuvwxyz>")
+
+
+def _characters(task: Task, short: Callable, solution: Callable, alphabet: str) -> Task:
+    """The task for a character-level policy: shorter prompts, the same examples and the library's own scorer."""
+
+    def example(index: int) -> Example:
+        whole = task.example(index)
+        return whole._replace(prompt=short(whole))
+
+    return task._replace(example=example, alphabet=alphabet, solution=solution)

@@ -1,0 +1,139 @@
+"""docs/study.md and its pictures, from docs/study.json and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from entjax.studies import pictures
+from entjax.studies.claims import CLAIMS
+from entjax.studies.compare import (
+    Result,
+    at_level,
+    distance,
+    final,
+    first,
+    gain,
+    gain_at,
+    lowest,
+    over,
+    seconds,
+    spread,
+    twins,
+)
+from entjax.studies.grid import FIRST, TARGET
+
+IDENTITY = ("setting", "arm", "warm", "seed", "steps", "prompts", "samples", "lr", "eval_prompts", "options")
+
+
+def collect(root: Path, file: Path) -> list[Result]:
+    """The results of the file and of the cells under `root` (these win), written back to the file."""
+    known = json.loads(file.read_text())["runs"] if file.is_file() else []
+    fresh = [json.loads(path.read_text()) for path in sorted(root.glob("cells/*/result.json"))]
+    key = lambda r: json.dumps([r[k] for k in IDENTITY], sort_keys=True)
+    runs = [r for _, r in sorted({key(r): r for r in [*known, *fresh]}.items())]
+    if runs:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs)
+        file.write_text('{"runs": [\n' + lines + "\n]}\n")
+    return runs
+
+
+HEAD = """# The study: which method does what?
+
+Written from [study.json](study.json) by `python -m entjax.studies.run --minutes 0`; do not edit by hand. The runs come from
+`python -m entjax.studies.run`, which goes on where it was ended.
+
+A policy of 150,000 parameters learns from verified rewards. All arms of a setting have the same number of steps, prompts and
+samples (AEPO samples a quarter more, by its nature), the same learning rate, and are paired by warm start and seed. Evaluation:
+128 prompts that no run trains on, 32 samples each. Options that carry the scale of a language model are scaled to this one
+(`entjax/studies/grid.py` has them all); arms that hold an entropy aim at {target:g} nats. A number is the mean over the runs ±
+its standard error.
+
+"""
+
+
+def write(results: Sequence[Result], docs: Path) -> None:
+    """The page and the pictures."""
+    order = {name: i for i, name in enumerate(FIRST)}
+    names = sorted({r["arm"] for r in results}, key=lambda n: (order.get(n, len(order)), n))
+    text = HEAD.format(target=TARGET)
+    for setting in dict.fromkeys(r["setting"] for r in results):
+        here = [r for r in results if r["setting"] == setting]
+        arms = [name for name in names if any(r["arm"] == name for r in here)]
+        entropy, frontier = f"study-{setting}-entropy.png", f"study-{setting}-frontier.png"
+        pictures.entropies(here, arms, docs / "images" / entropy)
+        pictures.frontier(here, arms, docs / "images" / frontier)
+        text += f"## {setting}\n\n{sizes(here)}\n\n{table(here, arms)}\n\n"
+        text += f"![Entropy of each arm beside GRPO's](images/{entropy})\n\n![pass@1 and pass@32](images/{frontier})\n\n"
+        text += f"{matched(here, arms)}\n\n{verdicts(here, arms)}\n\n"
+    (docs / "study.md").write_text(text.rstrip() + "\n")
+
+
+def sizes(runs: Sequence[Result]) -> str:
+    """What was run."""
+    say = lambda key: "/".join(str(x) for x in sorted({r[key] for r in runs}))
+    warm, seeds = len({r["warm"] for r in runs}), len({(r["warm"], r["seed"]) for r in runs})
+    return (f"{len(runs)} runs: {say('steps')} steps of {say('prompts')} prompts x {say('samples')} samples, lr {say('lr')}; "
+            f"{seeds} seeds from {warm} warm start{'s' if warm > 1 else ''}.")  # fmt: skip
+
+
+def table(runs: Sequence[Result], arms: Sequence[str]) -> str:
+    """One row an arm, at the end of the budget; before them the warm start and GRPO stopped at the target."""
+    head = [
+        "",
+        "runs",
+        "pass@1",
+        "pass@4",
+        "pass@32",
+        "distinct right",
+        "entropy, end",
+        "least",
+        "from target",
+        "step time / GRPO",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    row = lambda name, cells: lines.append("| " + " | ".join([name, *map(str, cells)]) + " |")
+    grpo = [r for r in runs if r["arm"] == "grpo"]
+    shown = ("pass@1", "pass@4", "pass@32", "distinct_correct", "entropy")
+    if grpo:
+        row("*warm start*", [len(grpo), *(over(grpo, lambda r, m=m: first(r)[m]) for m in shown), "", "", ""])
+        stopped = [p for r in grpo if (p := at_level(r, "entropy", TARGET, falling=True))]
+        row(
+            f"*grpo, stopped at {TARGET:g} nats*",
+            [len(stopped), *(spread([p[m] for p in stopped]) for m in shown), "", "", ""],
+        )
+    for name in arms:
+        mine = [r for r in runs if r["arm"] == name]
+        away = over(mine, distance)
+        slower = spread([seconds(a) / seconds(b) for a, b in twins(runs, name)])
+        row(name, [len(mine), *(over(mine, lambda r, m=m: final(r)[m]) for m in shown), over(mine, lowest),
+                   f"{away.mean:.0%}" if away.n else "", f"{slower.mean:.2f}" if slower.n else ""])  # fmt: skip
+    return "\n".join(lines)
+
+
+def matched(runs: Sequence[Result], arms: Sequence[str]) -> str:
+    """Differences to the GRPO twin: at the end, at equal entropy, at equal pass@1."""
+    columns = "minus GRPO|pass@1, end|pass@32, end|pass@1, equal entropy|pass@32, equal entropy|pass@32, equal pass@1"
+    head = [*columns.split("|"), "distinct right, equal pass@1"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name in arms:
+        pairs = twins(runs, name)
+        if name == "grpo" or not pairs:
+            continue
+        found = [gain(pairs, "pass@1"), gain(pairs, "pass@32"), gain_at(pairs, "entropy", "pass@1"),
+                 gain_at(pairs, "entropy", "pass@32"), gain_at(pairs, "pass@1", "pass@32"),
+                 gain_at(pairs, "pass@1", "distinct_correct")]  # fmt: skip
+        lines.append(f"| {name} | " + " | ".join(f.signed() for f in found) + " |")
+    return "\n".join(lines) + "\n\nA dash: GRPO never came to that entropy or pass@1."
+
+
+def verdicts(runs: Sequence[Result], arms: Sequence[str]) -> str:
+    """The claims, one line each."""
+    lines = ["| arm | source | claimed | measured | here it |", "|---|---|---|---|---|"]
+    for claim in CLAIMS:
+        if claim.arm in arms:
+            measured, verdict = claim.ask(runs, claim.arm)
+            lines.append(f"| {claim.arm} | {claim.paper} | {claim.claimed} | {measured} | **{verdict}** |")
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""Pictures of the study: entropy curves with bands, and where the arms end between pass@1 and pass@32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from entjax.studies.compare import Result, final, smooth
+
+COLORS = ("#d1495b", "#1f6feb", "#2a9d8f", "#e9a03b", "#7b5ea7", "#555555", "#c2185b", "#6d8f00", "#00838f")
+
+
+def entropies(runs: Sequence[Result], arms: Sequence[str], path: Path, width: int = 5) -> Path:
+    """A panel an arm: mean entropy of its runs (means of `width` steps) with a band of one standard deviation, GRPO's in grey."""
+    plt = _pyplot()
+    others = [name for name in arms if name != "grpo"] or list(arms)
+    columns = min(4, len(others))
+    height = -(-len(others) // columns)
+    figure, axes = plt.subplots(height, columns, figsize=(3.4 * columns, 2.6 * height), sharex=True, sharey=True,
+                                layout="constrained", squeeze=False)  # fmt: skip
+    for axis in axes.flat[len(others) :]:
+        axis.axis("off")
+    for axis, name, color in zip(axes.flat, others, COLORS[1:] * len(others), strict=False):
+        for arm, shade in (("grpo", "#9a9a9a"), (name, color)):
+            _band(axis, [r for r in runs if r["arm"] == arm], width, shade)
+        target = next((r["target"] for r in runs if r["arm"] == name), None)
+        if target:
+            axis.axhline(target, color=color, linewidth=0.8, linestyle="--")
+        axis.set_title(name, fontsize=10, loc="left")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.2)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("step")
+    figure.supylabel("policy entropy (nats)")
+    return _save(figure, path)
+
+
+def frontier(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
+    """pass@1 against pass@32: GRPO's way through its evaluations, and where every arm ends (mean, standard error)."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+    grpo = [r for r in runs if r["arm"] == "grpo"]
+    if grpo:
+        length = min(len(r["evaluations"]) for r in grpo)
+        way = np.mean(
+            [[(p["pass@1"], p["pass@32"]) for p in r["evaluations"][:length]] for r in grpo], axis=0
+        )
+        axis.plot(*way.T, color="#9a9a9a", marker=".", linewidth=1.2, label="GRPO, from warm start to end")
+    for name, color in zip(arms, COLORS * len(arms), strict=False):
+        ends = np.array([(final(r)["pass@1"], final(r)["pass@32"]) for r in runs if r["arm"] == name])
+        error = ends.std(0, ddof=1) / np.sqrt(len(ends)) if len(ends) > 1 else np.zeros(2)
+        axis.errorbar(
+            *ends.mean(0), xerr=error[0], yerr=error[1], fmt="o", color=color, capsize=2, label=name
+        )
+    axis.set_xlabel("pass@1")
+    axis.set_ylabel("pass@32")
+    axis.grid(alpha=0.2)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=8, frameon=False)
+    return _save(figure, path)
+
+
+def _band(axis, runs: Sequence[Result], width: int, color: str) -> None:
+    if not runs:
+        return
+    length = min(len(r["entropy"]) for r in runs)
+    curves = np.stack([smooth(r["entropy"][:length], width) for r in runs])
+    step, mean = np.arange(1, length + 1), curves.mean(0)
+    axis.plot(step, mean, color=color, linewidth=1.4)
+    if len(runs) > 1:
+        sd = curves.std(0, ddof=1)
+        axis.fill_between(step, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    _pyplot().close(figure)
+    return path

@@ -1,0 +1,101 @@
+"""The study: which method does what? Arms x settings x warm starts x seeds at equal compute, resumable, in parallel.
+
+    python -m entjax.studies.run [--settings easy,hard] [--arms grpo,steer | all] [--seeds 3] [--warm 3] [--minutes 60]
+
+runs the cells that have no result yet, until the minutes are spent (0: none), then adds all results to DOCS/study.json and
+writes DOCS/study.md and its pictures from that file alone. Start it again to go on, in as many processes as there are machines
+that see --root: a cell is locked while it is worked on. Seed s starts from warm start s % warm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from entjax.studies import grid, page
+from entjax.studies.cells import Cell, Size, Study
+
+
+def parser() -> argparse.ArgumentParser:
+    one = argparse.ArgumentParser(prog="python -m entjax.studies.run", description=__doc__.splitlines()[0])
+    known = grid.settings()
+    one.add_argument("--settings", default="easy", metavar="NAME,...", help=f"of {', '.join(known)} (easy)")
+    one.add_argument(
+        "--arms", default=",".join(grid.FIRST), metavar="NAME,...", help="recipes, or all (the first nine)"
+    )
+    one.add_argument("--seeds", type=int, default=3, help="runs of each arm on each setting (3)")
+    one.add_argument("--warm", type=int, default=1, help="warm starts among which the seeds are dealt (1)")
+    size = Size()
+    one.add_argument("--steps", type=int, default=size.steps, help=f"rollout batches ({size.steps})")
+    one.add_argument("--prompts", type=int, default=size.prompts, help=f"prompts a batch ({size.prompts})")
+    one.add_argument("--samples", type=int, default=size.samples, help=f"a prompt ({size.samples})")
+    one.add_argument("--lr", type=float, default=size.lr, help=f"learning rate ({size.lr:g})")
+    one.add_argument(
+        "--eval-prompts", type=int, default=size.eval_prompts, help=f"of an evaluation ({size.eval_prompts})"
+    )
+    one.add_argument(
+        "--minutes", type=float, default=1e9, help="start no cell after so many minutes; 0: no runs"
+    )
+    one.add_argument("--root", type=Path, default=Path("runs/study"), help="where the runs are (runs/study)")
+    one.add_argument(
+        "--docs", type=Path, default=Path("docs"), help="where study.json and the page go (docs)"
+    )
+    return one
+
+
+def plan(options: argparse.Namespace) -> list[Cell]:
+    """All cells, seeds outermost: after a third of the time there is a third of the seeds of everything."""
+    settings, arms = grid.settings(), grid.arms(options.steps)
+    chosen = sorted(arms) if options.arms == "all" else options.arms.split(",")
+    _known("setting", options.settings.split(","), settings)
+    _known("arm", chosen, arms)
+    return [
+        Cell(settings[setting], arm, arms[arm], seed % options.warm, seed)
+        for seed in range(options.seeds)
+        for setting in options.settings.split(",")
+        for arm in chosen
+    ]
+
+
+def _known(what: str, names: Sequence[str], known: dict[str, Any]) -> None:
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise SystemExit(f"There is no {what} {', '.join(missing)}. Known: {', '.join(sorted(known))}.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    size = Size(options.steps, options.prompts, options.samples, options.lr, options.eval_prompts)
+    study, cells, started = Study(options.root, size), plan(options), time.monotonic()
+    if options.minutes > 0:
+        cache = options.root.absolute() / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    for number, cell in enumerate(cells, 1):
+        if time.monotonic() - started >= 60 * options.minutes:
+            break
+        begun = time.monotonic()
+        try:
+            done = study.run(cell)
+        except (
+            ValueError,
+            FloatingPointError,
+            ImportError,
+        ) as error:  # an arm that cannot run here is said, not hidden
+            print(f"[{number}/{len(cells)}] {cell.name}: {error}", flush=True)
+            continue
+        if done:
+            print(f"[{number}/{len(cells)}] {cell.name}: {time.monotonic() - begun:.0f} s", flush=True)
+    results = page.collect(options.root, options.docs / "study.json")
+    if not results:
+        raise SystemExit(f"No results yet in {options.root}: give the study some --minutes.")
+    page.write(results, options.docs)
+    print(f"{len(results)} results in {options.docs / 'study.json'}, page in {options.docs / 'study.md'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Comparisons and verdicts of the study on made-up runs whose answers are known."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from entjax.studies import claims, compare, page
+
+
+def run(arm, seed, passes, entropies, *, target=None, curve=None, pass32=None):
+    """A result with evaluations at given pass@1 and entropies."""
+    pass32 = pass32 or [0.9] * len(passes)
+    points = [
+        {
+            "step": 20 * i,
+            "pass@1": p,
+            "pass@4": p,
+            "pass@16": q,
+            "pass@32": q,
+            "distinct_correct": 2.0,
+            "entropy": h,
+        }
+        for i, (p, h, q) in enumerate(zip(passes, entropies, pass32, strict=True))
+    ]
+    curve = list(np.linspace(entropies[0], entropies[-1], 40)) if curve is None else curve
+    about = {"setting": "easy", "arm": arm, "warm": 0, "seed": seed, "steps": 40, "prompts": 4, "samples": 4, "lr": 1e-4,
+             "eval_prompts": 8, "options": {}, "target": target}  # fmt: skip
+    return about | {"evaluations": points, "entropy": curve, "reward": [0.5] * len(curve),
+                    "seconds": {"rollout": 0.1, "update": 0.1 if arm == "grpo" else 0.2}}  # fmt: skip
+
+
+def test_a_twin_is_read_off_between_its_evaluations():
+    twin = run("grpo", 0, [0.4, 0.6, 0.7], [0.3, 0.2, 0.1], pass32=[1.0, 0.9, 0.7])
+    there = compare.at_level(twin, "entropy", 0.15, falling=True)
+    assert there is not None
+    np.testing.assert_allclose([there["pass@1"], there["pass@32"]], [0.65, 0.8])
+    np.testing.assert_allclose(compare.at_level(twin, "pass@1", 0.45, falling=False)["pass@32"], 0.975)
+    assert compare.at_level(twin, "pass@1", 0.8, falling=False) is None
+    assert (
+        compare.at_level(twin, "entropy", 0.35, falling=True)["pass@1"] == 0.4
+    )  # already there at the start
+
+
+def test_gains_are_paired_and_leave_out_what_the_twin_never_reached():
+    base = [run("grpo", s, [0.4, 0.6 + 0.01 * s], [0.3, 0.1]) for s in range(3)]
+    arm = [run("steer", s, [0.4, 0.5 + 0.01 * s], [0.3, 0.2], pass32=[0.9, 0.95]) for s in range(2)]
+    far = [run("steer", 2, [0.4, 0.9], [0.3, 0.2])]
+    pairs = compare.twins([*base, *arm, *far], "steer")
+    assert len(pairs) == 3 and all(a["seed"] == b["seed"] for a, b in pairs)
+    np.testing.assert_allclose(compare.gain(pairs[:2], "pass@1").mean, -0.1)
+    found = compare.gain_at(pairs, "pass@1", "pass@32")
+    assert found.n == 2
+    np.testing.assert_allclose([found.mean, found.error], [0.05, 0.0], atol=1e-12)
+
+
+def test_spread_smooth_distance():
+    found = compare.spread([1.0, 2.0, 3.0, float("nan")])
+    np.testing.assert_allclose([found.mean, found.error], [2.0, 1 / math.sqrt(3)])
+    assert (found.n, str(compare.spread([]))) == (3, "-")
+    np.testing.assert_allclose(compare.smooth([1.0, 3.0, 5.0, 7.0], 2), [1, 2, 4, 6])
+    steady = run("aepo", 0, [0.4, 0.5], [0.3, 0.2], target=0.2, curve=[0.3] * 10 + [0.21] * 40)
+    np.testing.assert_allclose(compare.distance(steady), 0.05)
+    assert math.isnan(compare.distance(run("grpo", 0, [0.4], [0.3])))
+
+
+@pytest.mark.parametrize("ends,want", [([0.6, 0.61, 0.62], claims.HOLDS), ([0.3, 0.31, 0.32], claims.FAILS),
+                                       ([0.4, 0.5, 0.6], claims.UNSEEN), ([0.6, 0.61], claims.UNSEEN)])  # fmt: skip
+def test_a_verdict_needs_three_pairs_and_two_standard_errors(ends, want):
+    pairs = [
+        r
+        for s, end in enumerate(ends)
+        for r in (run("grpo", s, [0.4, 0.5], [0.3, 0.1]), run("siren", s, [0.4, end], [0.3, 0.2]))
+    ]
+    assert claims.more("pass@1")(pairs, "siren")[1] == want
+
+
+def test_the_law_is_found_in_runs_that_follow_it():
+    h = np.linspace(0.3, 0.05, 60)
+    follows = run(
+        "grpo", 0, [0.8 - 0.3 * math.exp(x) for x in (0.3, 0.1, 0.05)], [0.3, 0.1, 0.05], curve=list(h)
+    )
+    follows["reward"] = list(0.8 - 0.3 * np.exp(h))
+    found = claims.law(follows)
+    np.testing.assert_allclose([found["per step"], found["evaluations"]], 1.0, atol=1e-9)
+    assert found["forecast"] < 1e-3  # means of ten steps bend e^H a little
+    assert claims.follows_law([follows], "grpo")[1] == claims.HOLDS
+
+
+def test_the_page_is_written_from_the_json_alone(tmp_path):
+    runs = [run(arm, s, [0.4, 0.6], [0.3, 0.1 if arm == "grpo" else 0.18], target=None if arm == "grpo" else 0.18)
+            for arm in ("grpo", "entropy_budget") for s in range(3)]  # fmt: skip
+    (tmp_path / "study.json").write_text(json.dumps({"runs": runs}))
+    again = page.collect(tmp_path / "no-cells", tmp_path / "study.json")
+    assert sorted(map(json.dumps, again)) == sorted(map(json.dumps, runs))
+    page.write(again, tmp_path)
+    text = (tmp_path / "study.md").read_text()
+    assert "| entropy_budget | 3 | 0.600 ± 0.000 |" in text
+    assert (tmp_path / "images" / "study-easy-entropy.png").stat().st_size > 10_000
