@@ -6,23 +6,40 @@ import jax
 import numpy as np
 
 from benchmarks.harness import Row
+from benchmarks.peers import peer
 from benchmarks.work import MODELS, WORK, fresh_state, make_model, make_trainer, rollout_of, work_flops
 
+MICROBATCHES = 4  # activations of a thousand places at a time: less memory to fill, more of it in the caches
 
-def rows(models=("4.2M", "30M"), works=("a", "b", "c"), rounds=5):
-    """The base is entjax without what makes it fast: plain rows and a scoring pass."""
+
+def rows(models=("4.2M", "30M"), works=("a", "b", "c"), rounds=5, peers=False):
+    """The base is entjax. Beside it, itself without what makes it fast (plain rows, a scoring pass), or with `peers` TRL and
+    Tunix on the same weights, prompts and sizes: their ratios say how many times longer they take."""
     for model in models:
         for name in works:
             work, config = WORK[name], MODELS[model]
             decoder = make_model(config, work.eos_every)
-            fast, plain = make_trainer(decoder), make_trainer(decoder, packed=False, scored=True)
+            fast = make_trainer(decoder, microbatches=MICROBATCHES)
             completion = count_tokens(fast, decoder, work)
-            yield Row(
-                f"GRPO {name}, {model}", "one whole step: rollout, rewards, update; float32",
-                {**work._asdict(), "model": model, "completion_tokens": completion},
-                {"entjax": whole_step(fast, decoder, work), "plain rows, scored": whole_step(plain, decoder, work)},
-                "plain rows, scored", work_flops(config, work, completion), rounds,
-            )  # fmt: skip
+            others = peer.start(decoder, work, "grpo") if peers else {}
+            slow = make_trainer(decoder, packed=False, scored=True)
+            programs = {"entjax": whole_step(fast, decoder, work)} | (
+                {label: other.step for label, other in others.items()}
+                or {"plain rows, scored": whole_step(slow, decoder, work)}
+            )
+            try:
+                yield Row(
+                    f"GRPO {name}, {model}" + (", peers" if peers else ""),
+                    "one whole step: rollout, rewards, update; float32",
+                    {**work._asdict(), "model": model, "microbatches": MICROBATCHES}, programs, "entjax",
+                    work_flops(config, work, completion), rounds,
+                    {"completion tokens": completion} | {
+                        f"completion tokens, {label}": lambda other=other: other.last["tokens"]
+                        for label, other in others.items()},
+                )  # fmt: skip
+            finally:
+                for other in others.values():
+                    other.close()
 
 
 def whole_step(trainer, decoder, work):

@@ -1,39 +1,49 @@
-"""Sampling alone: against transformers.generate on the same weights, and with slot refill against without."""
+"""Sampling alone: whole batches, beside the peers if asked for, and with slot refill against without."""
 
 from __future__ import annotations
-
-import importlib.util
-import tempfile
-from pathlib import Path
 
 import jax
 
 from benchmarks.harness import Row
+from benchmarks.peers import peer
 from benchmarks.work import EOS, MODELS, PAD, WORK, Work, make_model
+from entjax.aot import flops
 from entjax.sampler import Sampling, Shapes, make_sampler
 
 
-def rows(models=("4.2M",), rounds=5):
-    """transformers.generate is the base where torch is installed."""
+def rows(models=("4.2M",), works=("a", "b", "refill"), rounds=5, peers=False):
+    """With `peers` beside transformers.generate and Tunix's sampler on the same weights and prompts."""
     for name in models:
-        for work_name in ("a", "b"):
-            yield _against_generate(name, work_name, rounds)
-        yield _refill(name, rounds)
+        for work_name in works:
+            if work_name == "refill":
+                yield _refill(name, rounds)
+                continue
+            work = WORK[work_name]
+            decoder = make_model(MODELS[name], work.eos_every)
+            others = peer.start(decoder, work, "sample") if peers else {}
+            try:
+                yield _alone(name, work_name, decoder, others, rounds)
+            finally:
+                for other in others.values():
+                    other.close()
 
 
-def _against_generate(model: str, work_name: str, rounds: int) -> Row:
-    work, config = WORK[work_name], MODELS[model]
-    decoder = make_model(config)
-    programs = {"entjax": _ours(decoder, work)}
-    if importlib.util.find_spec("torch"):
-        programs["transformers.generate"] = _theirs(decoder, work)
+def _alone(model: str, work_name: str, decoder, others, rounds: int) -> Row:
+    work, lists = WORK[work_name], WORK[work_name].token_lists(decoder.config.vocab)
+    sampler, params = make_sampler(decoder, eos_ids=[EOS], pad_id=PAD), _params(decoder)
+    how, key = Sampling(work.new), jax.random.key(1)
+
+    def ours():
+        return sampler.generate(params, lists, how, key=key, samples=work.samples).tokens
+
     tokens = work.rows * work.new
-    flops = (
-        2.0 * sum(x.size for x in jax.tree.leaves(_params(decoder))) * (tokens + work.prompts * work.prompt)
-    )
+    weights = flops.matrices(decoder.config)
+    floor = 2.0 * (weights * (tokens + work.prompts * work.prompt) + flops.head(decoder.config) * tokens)
     return Row(
-        f"sampler {work_name}, {model}", "all completions of the batch, float32", {**work._asdict(), "model": model},
-        programs, "transformers.generate" if len(programs) > 1 else None, flops, rounds, {"completion tokens": tokens},
+        f"sampler {work_name}, {model}" + (", peers" if others else ""), "all completions of the batch, float32",
+        {**work._asdict(), "model": model}, {"entjax": ours} | {label: other.step for label, other in others.items()},
+        "entjax", floor, rounds,
+        {f"tokens, {label}": lambda other=other: other.last["tokens"] for label, other in others.items()},
     )  # fmt: skip
 
 
@@ -60,7 +70,7 @@ def _refill(model: str, rounds: int) -> Row:
     lengths = refilled() - work.prompt
     return Row(
         f"refill, {model}", "256 completions of 1 to 256 tokens, 64 at a time", {**work._asdict(), "model": model},
-        {"refilled": refilled, "batch after batch": in_batches}, "batch after batch", 0.0, rounds,
+        {"refilled": refilled, "batch after batch": in_batches}, "refilled", 0.0, rounds,
         {"mean length": float(lengths.mean()), "longest": int(lengths.max())},
     )  # fmt: skip
 
@@ -69,31 +79,3 @@ def _params(decoder):
     from flax import nnx
 
     return nnx.split(decoder)[1]
-
-
-def _ours(decoder, work: Work):
-    sampler = make_sampler(decoder, eos_ids=[EOS], pad_id=PAD)
-    params, lists = _params(decoder), work.token_lists(decoder.config.vocab)
-    how, key = Sampling(work.new), jax.random.key(1)
-    return lambda: sampler.generate(params, lists, how, key=key, samples=work.samples).tokens
-
-
-def _theirs(decoder, work: Work):
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from entjax.models import save_hf
-
-    folder = Path(tempfile.mkdtemp())
-    save_hf(folder, decoder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = torch.tensor(work.token_lists(decoder.config.vocab)).repeat_interleave(work.samples, 0)
-
-    def run():
-        with torch.no_grad():
-            return model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, max_new_tokens=work.new,
-                min_new_tokens=work.new, pad_token_id=PAD, eos_token_id=EOS,
-            ).numpy()  # fmt: skip
-
-    return run

@@ -107,7 +107,13 @@ class Trainer(NamedTuple):
 
 
 def make_trainer(
-    model: Decoder, *, packed: bool = True, scored: bool = False, lr: float = 0.0, chunk: int = 2048
+    model: Decoder,
+    *,
+    packed: bool = True,
+    scored: bool = False,
+    microbatches: int = 1,
+    lr: float = 0.0,
+    chunk: int = 2048,
 ) -> Trainer:
     """`packed` False: plain rows; `scored`: a scoring pass before the update, as with several minibatches."""
     from entjax import packing
@@ -117,10 +123,10 @@ def make_trainer(
     cost = packing.Cost.of(model.config)
     return Trainer(
         make_sampler(model, eos_ids=[EOS], pad_id=PAD),
-        (lambda rollout: packing.plan(rollout, cost)) if packed else (lambda rollout: None),
-        ej.make_score(model, objective, chunk=chunk) if scored else (
+        (lambda rollout: packing.plan(rollout, cost, microbatches=microbatches)) if packed else (lambda rollout: None),
+        ej.make_score(model, objective, microbatches=microbatches, chunk=chunk) if scored else (
             lambda state, rollout, pack: rollout.replace(old_logp=None)),
-        ej.make_train_step(model, objective, optimizer, chunk=chunk),
+        ej.make_train_step(model, objective, optimizer, microbatches=microbatches, chunk=chunk),
         model,
     )  # fmt: skip
 

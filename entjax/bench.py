@@ -5,7 +5,9 @@ The benchmarks belong to the source tree, not to the wheel: they need peers, bas
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,9 @@ def names() -> list[str]:
 def run(options: Any) -> int:
     """Run the benchmarks that were named, or all of them."""
     here, known = folder(), names()
-    unknown = [name for name in options.name if name not in known]
+    wanted = [word for word in options.name if "=" not in word]
+    choices = dict(_choice(word) for word in options.name if "=" in word)
+    unknown = [name for name in wanted if name not in known]
     if unknown:
         raise ValueError(f"There is no benchmark '{unknown[0]}'; there are {', '.join(known)}.")
     if str(here.parent) not in sys.path:
@@ -44,7 +48,16 @@ def run(options: Any) -> int:
     harness = importlib.import_module("benchmarks.harness")
     out = options.out or here / "results" / jax.default_backend()
     print(harness.HEADER, flush=True)
-    for name in options.name or known:
-        harness.report(name, importlib.import_module(f"benchmarks.{name}").rows, out)
+    for name in wanted or known:
+        rows = importlib.import_module(f"benchmarks.{name}").rows
+        own = choices | ({"peers": True} if options.peers else {})
+        taken = {key: value for key, value in own.items() if key in inspect.signature(rows).parameters}
+        harness.report(name, functools.partial(rows, **taken), out)
     print(f"\nJSON: {out}")
     return 0
+
+
+def _choice(word: str) -> tuple[str, Any]:
+    """ "rounds=3" or "works=a,b": a number, or words."""
+    key, _, value = word.partition("=")
+    return key, int(value) if value.isdigit() else tuple(value.split(","))

@@ -123,7 +123,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
 
     one = add("bench", _bench, "measure entjax on this machine, beside the floor that its matmuls set")
-    one.add_argument("name", nargs="*", metavar="NAME", help="files of benchmarks/ (default: all)")
+    one.add_argument(
+        "name",
+        nargs="*",
+        metavar="NAME",
+        help="files of benchmarks/ (default: all); models=, works=, rounds= choose rows",
+    )
+    one.add_argument("--peers", action="store_true", help="beside TRL and Tunix (benchmarks/peers/setup.sh)")
     one.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="where to run (default: what JAX finds)")
     one.add_argument(
         "--out", type=Path, metavar="DIR", help="where the JSON goes (benchmarks/results/DEVICE)"

@@ -11,6 +11,7 @@ from entjax import attention_entropy
 from entjax.models import cache as caches
 from entjax.models.cache import Cache
 from entjax.models.config import DecoderConfig, wide
+from entjax.models.contract import contract
 from entjax.models.rope import rotate
 from entjax.models.shared import SharedPlace, mix
 
@@ -46,7 +47,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 def heads_of(x: jax.Array, matrix: jax.Array, bias: jax.Array | None) -> jax.Array:
     """x [B, T, D] times a matrix [D, H, h], head-major: [B, H, T, h]."""
-    y = jnp.einsum("btd,dnh->bnth", x, matrix.astype(x.dtype))
+    y = contract("btd,dnh->bnth", x, matrix.astype(x.dtype))
     return y if bias is None else y + bias.astype(x.dtype)[None, :, None, :]
 
 
@@ -85,7 +86,7 @@ def attention(
     else:
         p = probabilities(q, k, place.mask)
         mixed = jnp.einsum("bkgts,bksh->bkgth", p.astype(x.dtype), v).reshape(q.shape)
-    y = jnp.einsum("bnth,nhd->btd", mixed, weights["out"].astype(x.dtype))
+    y = contract("bnth,nhd->btd", mixed, weights["out"].astype(x.dtype))
     return (y + along_last(weights["out_bias"], y) if config.out_bias else y), cache, p
 
 

@@ -17,6 +17,7 @@ from flax import nnx
 from entjax.models.attention import Memory, Place, along_last, attention, entropy_of_attention, rms_norm
 from entjax.models.cache import Cache
 from entjax.models.config import DecoderConfig, check_length, wide
+from entjax.models.contract import contract
 from entjax.models.rope import cos_sin
 from entjax.models.shared import SharedPlace, shared_place
 from entjax.models.weights import initial_weights, unstack
@@ -130,7 +131,7 @@ def gated_mlp(weights: dict[str, jax.Array], x: jax.Array, config: DecoderConfig
     """down(silu(gate(x)) * up(x)) for x [B, T, D]."""
 
     def apply(name: str, y: jax.Array) -> jax.Array:
-        z = jnp.einsum("bti,io->bto", y, weights[name].astype(y.dtype))
+        z = contract("bti,io->bto", y, weights[name].astype(y.dtype))
         return z + along_last(weights[name + "_bias"], z) if config.mlp_bias else z
 
     return apply("down", jax.nn.silu(apply("gate", x)) * apply("up", x))
