@@ -11,7 +11,7 @@ from entjax import packing
 
 
 def rows(model="4.2M", works=("a", "b", "c"), rounds=5):
-    """A row for each kind of work; the base is the plain layout with a scoring pass."""
+    """A row for each kind of work; the base is what `grpo` runs."""
     for name in works:
         work, config = WORK[name], MODELS[model]
         decoder = make_model(config, work.eos_every)
@@ -20,6 +20,7 @@ def rows(model="4.2M", works=("a", "b", "c"), rounds=5):
             "plain rows": make_trainer(decoder, packed=False),
             "packed, scored": make_trainer(decoder, scored=True),
             "packed": make_trainer(decoder),
+            "packed, 4 microbatches": make_trainer(decoder, microbatches=4),
         }
         rollout = rollout_of(trainers["packed"], fresh_state(decoder).params, work, jax.random.key(1))
         pack = trainers["packed"].plan(rollout)
@@ -28,7 +29,7 @@ def rows(model="4.2M", works=("a", "b", "c"), rounds=5):
             f"update {name}, {model}", "one optimizer step of GRPO, whole batch, float32",
             {**work._asdict(), "model": model, "completion_tokens": completion},
             {label: _update(trainer, decoder, rollout) for label, trainer in trainers.items()},
-            "plain rows, scored", work_flops(config, work, completion, update_only=True), rounds,
+            "packed, 4 microbatches", work_flops(config, work, completion, update_only=True), rounds,
             {"real share of computed tokens, plain": packing.plain_share(rollout),
              "real share of computed tokens, packed": packing.share(pack) if pack else None,
              "places": pack.computed if pack else None, "rows x length": rollout.mask.size},

@@ -7,10 +7,11 @@ round is TrainState and the position in the stream of prompts; both are in every
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 
 from entjax import distributed, packing, setup, sft
+from entjax.ahead import Ahead, Batch, behaviour
 from entjax.bucket import Place, place_of
 from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.config import Config, ConfigError
@@ -26,6 +28,7 @@ from entjax.log import Lines, Nowhere, Progress, TensorBoard
 from entjax.packing import bucket, plain_share
 from entjax.plots import dashboard
 from entjax.preemption import Notice, Preempted
+from entjax.profile import Profile
 from entjax.rollouts import Harvest, to_rollout
 from entjax.rollouts.inputs import add_inputs
 from entjax.rollouts.memory import pack, unpack
@@ -66,6 +69,11 @@ class Loop:
         self.checkpoints = Checkpoints(place.checkpoints, keep=self.config.keep)
         self.state, host = self._restore() if run.resumed else (None, {})
         self.memory = unpack(host["memory"]) if host.get("memory") else dict(parts.strategy.start)
+        if self.config.lag and distributed.started():
+            raise ConfigError(
+                "lag=1 overlaps the rollouts of one process with its updates: set lag=0 for several processes."
+            )
+        self.ahead = Ahead()
         self.before: dict[str, float] = host.get("before", {})
         self.bad_in_a_row = int(host.get("bad_in_a_row", 0))
         self.writes = distributed.first()
@@ -89,12 +97,14 @@ class Loop:
             progress.close()
             return self._finish()
         except Preempted:
+            self.ahead.drop()
             self._save(wait=True)
             distributed.barrier("saved")  # no process may say "resume me" before all have saved
             print(f"\nEnded by SIGTERM after saving step {int(self.state.step) if self.state else 0}; go on with --resume.",
                   file=sys.stderr)  # fmt: skip
             raise
         finally:
+            self.ahead.close()
             self.checkpoints.close()
             self.metrics.close()
             self.samples.close()
@@ -138,22 +148,14 @@ class Loop:
     def _one(self, step: int) -> dict[str, Any]:
         """One rollout batch and its optimizer steps."""
         c, parts, started = self.config, self.parts, time.perf_counter()
-        position = parts.stream.state()
-        try:
-            with self.notice.at_once(), jax.profiler.TraceAnnotation("rollout"):
-                harvest = self._collect(step)
-        except Preempted:
-            parts.stream.restore(position)
-            raise
+        harvest, rollout, places, share = self.ahead.take() or self._batch(step)
         rolled = time.perf_counter()
-        length = bucket(int(harvest.completions.length.max()))
-        rollout = to_rollout(harvest, rows=c.rows, length=length, temperature=self._temperature())
-        places = parts.plan(rollout)
-        share = plain_share(rollout) if places is None else packing.share(places)
-        rollout = parts.score(self.state, rollout, places)
+        if c.lag and step + 1 < c.steps and (step + 1) % c.save_every:  # a save leaves nothing half done
+            self.ahead.start(functools.partial(self._prepare, step + 1, behaviour(self.state)), self._undo())
         self.state, device_metrics = parts.step(self.state, rollout, places)
         values = {name: float(x) for name, x in jax.device_get(device_metrics).items()}
         done = time.perf_counter()
+        self.ahead.wait()
         record = {
             "step": step + 1,
             **harvest_metrics(harvest),
@@ -181,23 +183,54 @@ class Loop:
         self.notice.check()
         return record
 
-    def _collect(self, step: int) -> Harvest:
+    def _batch(self, step: int) -> Batch:
+        """The batch of a step, by the policy as it is; SIGTERM breaks it off and leaves no trace."""
+        undo = self._undo()
+        try:
+            with self.notice.at_once():
+                return self._prepare(step, behaviour(self.state) if self.config.lag else self.state)
+        except Preempted:
+            undo()
+            raise
+
+    def _undo(self) -> Callable[[], None]:
+        """Takes the stream of prompts and the memory back to where they are now."""
+        position, memory = self.parts.stream.state(), self.memory
+
+        def undo() -> None:
+            self.parts.stream.restore(position)
+            self.memory = memory
+
+        return undo
+
+    def _prepare(self, step: int, state: TrainState) -> Batch:
+        """Sampled, verified, laid out and scored by the policy of `state`."""
+        parts, c = self.parts, self.config
+        with jax.profiler.TraceAnnotation("rollout"):
+            harvest = self._collect(step, state)
+        length = bucket(int(harvest.completions.length.max()))
+        rollout = to_rollout(harvest, rows=c.rows, length=length, temperature=self._temperature(state))
+        places = parts.plan(rollout)
+        share = plain_share(rollout) if places is None else packing.share(places)
+        return Batch(harvest, parts.score(state, rollout, places), places, share)
+
+    def _collect(self, step: int, state: TrainState) -> Harvest:
         tools = self.parts.tools(
-            self.state.params, step, temperature=self._temperature(), knobs=self._knobs()
+            state.params, step, temperature=self._temperature(state), knobs=self._knobs(state)
         )
         examples = distributed.examples(self.parts.stream.next())
-        harvest, memory = self.parts.strategy.collect(tools, examples, step, self._knobs(), self.memory)
+        harvest, memory = self.parts.strategy.collect(tools, examples, step, self._knobs(state), self.memory)
         harvest = add_inputs(harvest, self.parts.objective.needs, tools, self.config.task)
         self.memory = memory  # last: a rollout that SIGTERM breaks off leaves no trace
         return harvest
 
-    def _knobs(self) -> dict[str, float]:
+    def _knobs(self, state: TrainState) -> dict[str, float]:
         """The scalars that transforms have set for the rollout; what nobody has set yet is not there."""
-        knobs = {name: float(x) for name, x in jax.device_get(self.state.knobs).items()}
+        knobs = {name: float(x) for name, x in jax.device_get(state.knobs).items()}
         return {name: value for name, value in knobs.items() if value == value}
 
-    def _temperature(self) -> float:
-        return self._knobs().get("temperature", self.config.temperature)
+    def _temperature(self, state: TrainState) -> float:
+        return self._knobs(state).get("temperature", self.config.temperature)
 
     def _evaluate(self, step: int, *, waits: bool = False) -> dict[str, float]:
         """Metrics on the held-out prompts; the same random numbers at every evaluation. SIGTERM breaks it off, or `waits`."""
@@ -288,32 +321,6 @@ class Loop:
                 f"No checkpoint in {self.run.path} can be used; the last error was: {fault}"
             )
         return None, {}
-
-
-class Profile:
-    """A trace of steps FIRST to LAST for `profile="FIRST:LAST"`."""
-
-    def __init__(self, steps: str, folder: Path):
-        self._first, self._last = map(int, steps.split(":")) if steps else (-1, -1)
-        self._folder, self._on = folder, False
-
-    def __enter__(self) -> Profile:
-        return self
-
-    def at(self, step: int) -> None:
-        if step == self._first:
-            jax.profiler.start_trace(str(self._folder))
-            self._on = True
-        if step == self._last:
-            self._stop()
-
-    def _stop(self) -> None:
-        if self._on:
-            jax.profiler.stop_trace()
-            self._on = False
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop()
 
 
 def harvest_metrics(harvest: Harvest) -> dict[str, float]:
