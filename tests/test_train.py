@@ -74,7 +74,9 @@ def test_resume_is_exact(finished, tmp_path):
     strip = lambda rs: [{k: v for k, v in r.items() if not k.startswith("eval/")} for r in rs]
     assert strip(mine) == strip(theirs)
     assert read_lines(tmp_path / "run" / "samples.jsonl") == read_lines(alone / "samples.jsonl")
-    written = (tmp_path / "run" / "metrics.jsonl").read_bytes()  # a run that has finished has nothing left to do
+    written = (
+        tmp_path / "run" / "metrics.jsonl"
+    ).read_bytes()  # a run that has finished has nothing left to do
     assert train(config(), tmp_path / "run", resume=True)["after"] == result["after"]
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == written
 
