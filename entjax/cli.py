@@ -1,4 +1,4 @@
-"""The command line: entjax train | eval | replay | plot | methods | sample | compile | bench | export | fetch | convert."""
+"""The command line: entjax train, eval, replay, plot, analyze, methods, sample, compile, bench, export, fetch, convert."""
 
 from __future__ import annotations
 
@@ -93,6 +93,21 @@ def parser() -> argparse.ArgumentParser:
         help="the PNG (default: WORKDIR/plots/dashboard.png, or comparison.png for several)",
     )
     one.add_argument("--labels", help="names of the runs, separated by commas")
+
+    one = add(
+        "analyze", _analyze, "write pictures and tables about the entropy of a run, finished or running"
+    )
+    one.add_argument("workdir", type=Path)
+    one.add_argument(
+        "--prompts", type=int, default=64, help="held-out prompts that both policies answer (64)"
+    )
+    one.add_argument("--samples", type=int, default=32, help="answers to each (32)")
+    one.add_argument(
+        "--updates", type=int, default=2, help="updates to predict and measure, unsaved; 0: none (2)"
+    )
+    one.add_argument(
+        "--cross", action="store_true", help="cross-sampling of base and tuned policy; slow for large ones"
+    )
 
     one = add("methods", _methods, "list the recipes, or tell what one of them does")
     one.add_argument("name", nargs="?", help="a recipe or a transform")
@@ -259,6 +274,19 @@ def _plot(options) -> int:
     first = options.workdir[0] / "plots"
     target = options.out or first / ("dashboard.png" if len(options.workdir) == 1 else "comparison.png")
     print(dashboard(options.workdir, target, options.labels.split(",") if options.labels else None))
+    return 0
+
+
+def _analyze(options) -> int:
+    from entjax.analysis.command import analyze
+
+    say = lambda what: print(f"... {what}", file=sys.stderr, flush=True)
+    print(
+        analyze(
+            options.workdir, prompts=options.prompts, samples=options.samples, updates=options.updates,
+            cross=options.cross, report=say,
+        )
+    )  # fmt: skip
     return 0
 
 

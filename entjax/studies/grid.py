@@ -65,7 +65,7 @@ def settings() -> dict[str, Setting]:
         Setting("easy", countdown(3, "train"), countdown(3, "eval"), 19, 64, 19, shipped=shipped),
         Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, sft_steps=1200),
         Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, sft_steps=400),
-        Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 32, 64, 12, sft_steps=400),
+        Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, sft_steps=400),
     )
     return {setting.name: setting for setting in found}
 

@@ -1,0 +1,126 @@
+"""`entjax analyze WORKDIR`: what a run directory, finished or running, says about entropy. Tables, sentences and pictures.
+
+    analysis/report.md  analysis/report.json  analysis/*.png
+
+The curves come from metrics.jsonl; what looks at the policy loads checkpoints: the oldest one that is left (or the weights that
+the run began with) is called the base, the newest one the tuned policy. What cannot be said is said to be missing, and why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from entjax import setup
+from entjax.analysis import curves, policies
+from entjax.checkpoint import Checkpoints
+from entjax.config import load_config
+from entjax.log import read_lines
+from entjax.setup import Parts
+
+
+class Section(NamedTuple):
+    """A part of the report: its title, its numbers for the JSON, its text, a picture's file name if it has drawn one."""
+
+    title: str
+    numbers: dict[str, Any]
+    text: str
+    picture: str = ""
+
+
+class Run(NamedTuple):
+    """A run directory opened for analysis."""
+
+    workdir: Path
+    out: Path
+    lines: list[dict[str, Any]]
+    parts: Parts
+    base: Any  # parameters
+    tuned: Any
+    base_is: str  # what the base is, in words
+    tuned_is: str
+
+
+def analyze(
+    workdir: Path, *, prompts: int, samples: int, updates: int, cross: bool, report: Callable[[str], None]
+) -> Path:
+    """Write the report of a run directory and return its path."""
+    if not (workdir / "metrics.jsonl").is_file():
+        raise ValueError(
+            f"{workdir} is not a run directory: it has no metrics.jsonl. Give the --workdir of an `entjax train`."
+        )
+    out = workdir / "analysis"
+    out.mkdir(exist_ok=True)
+    lines = read_lines(workdir / "metrics.jsonl")
+    sections = [Section(*part) for part in _attempt(curves.sections, lines, out)]
+    run, missing = open_run(workdir, out, lines, prompts, samples)
+    if run is None:
+        sections.append(Section("What needs checkpoints", {}, missing))
+    else:
+        for part in policies.parts(updates=updates, cross=cross):
+            report(part.__name__.replace("_", " "))
+            sections += [Section(*found) for found in _attempt(part, run)]
+        run.parts.scorer.close()
+    numbers = {section.title: section.numbers for section in sections}
+    (out / "report.json").write_text(json.dumps(numbers, indent=1, default=float) + "\n")
+    head = f"# Analysis of {workdir.name}\n\n" + (
+        f"Base: {run.base_is}. Tuned: {run.tuned_is}.\n\n" if run else ""
+    )
+    body = "\n\n".join(
+        f"## {s.title}\n\n{s.text}" + (f"\n\n![{s.title}]({s.picture})" if s.picture else "")
+        for s in sections
+    )
+    (out / "report.md").write_text(head + body + "\n")
+    return out / "report.md"
+
+
+def _attempt(part: Callable, *arguments: Any) -> list[tuple]:
+    """The sections of a part; a sentence instead where it cannot be made."""
+    try:
+        return part(*arguments)
+    except (ValueError, NotImplementedError) as error:
+        return [(part.__name__.replace("_", " ").capitalize(), {}, f"Not made: {error}")]
+
+
+def open_run(workdir: Path, out: Path, lines: list, prompts: int, samples: int) -> tuple[Run | None, str]:
+    """The run with its two policies, or a sentence that says why there are none."""
+    if not (workdir / "config.py").is_file():
+        return (
+            None,
+            f"{workdir.name} has no config.py, so its policy cannot be built: only metrics.jsonl was looked at.",
+        )
+    steps = Checkpoints(workdir.absolute() / "checkpoints", keep=1_000_000)
+    try:
+        if not steps.steps():
+            return None, "The run holds no checkpoint yet: come back after the first save."
+        config = dataclasses.replace(
+            load_config(workdir / "config.py"),
+            eval_prompts=prompts,
+            eval_samples=samples,
+            eval_k=(1,),
+            minibatches=1,
+        )
+        parts = setup.build(config)
+        oldest, newest = steps.steps()[0], steps.steps()[-1]
+        tuned = steps.restore(newest, parts.like()).params
+        if oldest == 0 and newest > 0:
+            base, words = steps.restore(0, parts.like()).params, "the checkpoint of step 0"
+        elif not config.sft_steps:
+            base, words = parts.fresh_state().params, "the weights that the run began with"
+        elif oldest < newest:
+            base, words = (
+                steps.restore(oldest, parts.like()).params,
+                f"the oldest checkpoint left, step {oldest}",
+            )
+        else:
+            parts.scorer.close()
+            return None, (
+                f"Only the checkpoint of step {newest} is left, and the run began with its own warm start: nothing to "
+                "compare with. Set keep=1000 in the config to keep all checkpoints."
+            )
+        return Run(workdir, out, lines, parts, base, tuned, words, f"the checkpoint of step {newest}"), ""
+    finally:
+        steps.close()

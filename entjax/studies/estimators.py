@@ -1,0 +1,175 @@
+"""How well does each estimator predict the entropy change of a real update? Predicted against measured, on a model that learns.
+
+    python -m entjax.studies.estimators [--config CONFIG [key=value ...]] [--updates 40] [--docs docs]
+
+Every update of the run is probed. Before it, each estimator scores the batch's tokens as a transform would see them. The
+measured change is the policy's exact entropy at the same states after the update minus before it. Two questions:
+
+    per update   predicted mean over tokens against measured mean, over the updates                 (can it steer a budget?)
+    per state    predicted (sum over the tokens drawn in one state) against measured at the states
+                 of an update, mean over the updates                                                (does it know which tokens?)
+
+Two rows are no estimators of a token; they tell where prediction is lost. "shared parameters" is <grad H, grad J>: what tokens
+do to each other's states counts, the optimizer does not. "step taken" is <grad H, d theta>, the ceiling of first order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from entjax import setup
+from entjax.analysis.agreement import pearson, spearman
+from entjax.analysis.prediction import SHARED, TAKEN, Update, make_probe, one_update
+from entjax.config import Config, load_config, parse_overrides, shipped_configs
+
+
+def study(config: Config, updates: int, report: Callable[[int, Update], None]) -> list[Update]:
+    """Train with `config` for `updates` steps and look at every one."""
+    config = dataclasses.replace(config, steps=updates, minibatches=1, eval_prompts=1)
+    parts = setup.build(config)
+    state, found = parts.fresh_state(), []
+    probe = make_probe(parts.model, setup.chunk_of(parts.config, None))
+    for step in range(updates):
+        state, update = one_update(parts, state, step, probe)
+        found.append(update)
+        report(step, found[-1])
+    parts.scorer.close()
+    return found
+
+
+def table(updates: list[Update]) -> list[dict[str, Any]]:
+    """One row an estimator: correlations over the updates, and inside them over the states (mean of the updates)."""
+    measured = np.array([u.measured for u in updates])
+    rows = []
+    for name in updates[0].predicted:
+        x = np.array([u.predicted[name] for u in updates])
+        row = {"estimator": name, "pearson": pearson(x, measured), "spearman": spearman(x, measured)}
+        if name in updates[0].state:
+            mean = np.mean([u.state[name] for u in updates], axis=0)
+            row |= {"state_pearson": float(mean[0]), "state_spearman": float(mean[1])}
+        rows.append(row)
+    return rows
+
+
+# The page ------------------------------------------------------------------------------------------------------------------
+
+PAGE = """# Which estimator predicts the entropy change of a real update?
+
+Written by `{command}`; do not edit by hand. Numbers: [{name}.json]({name}.json).
+
+{config}: {updates} AdamW updates of {rows} sequences, one optimizer step a rollout. The measured change is the exact entropy of
+the policy, mean over the batch's tokens, after the step minus before it, at the same states. *Per update* correlates the
+predicted mean with it over the {updates} updates; *per state* correlates, inside an update, the sum of the predictions of all
+tokens drawn in one state with that state's change. The estimators' letters and formulas: `entjax/entropy_change.py`.
+
+| estimator | Pearson, per update | Spearman, per update | Pearson, per state | Spearman, per state |
+|---|---|---|---|---|
+{rows_of_table}
+
+![Predicted against measured, one panel an estimator](images/{name}.png)
+
+{words}"""
+
+
+def words(rows: list[dict[str, Any]]) -> str:
+    """What the table says, in sentences that follow from its numbers."""
+    by = {row["estimator"]: row for row in rows}
+    tokens = [row for row in rows if "state_pearson" in row]
+    best = max(tokens, key=lambda row: row["pearson"])
+    exact, taken, shared = (by[name]["pearson"] for name in ("exact_first_order", TAKEN, SHARED))
+    first = max(tokens, key=lambda row: row["state_pearson"])
+    return f"""## What it says
+
+* Of the estimators that look at one token, `{best["estimator"]}` orders the updates best (Pearson {best["pearson"]:.2f};
+  `exact_first_order` {exact:.2f}, the published covariance {by["covariance"]["pearson"]:.2f}).
+  Inside an update `{first["estimator"]}` knows best which states move (Pearson {first["state_pearson"]:.2f}).
+* No token-wise rule is exact on a network, though `exact_first_order` is (correlation 1.00) for a softmax table: a table's states
+  are independent, a network's share their parameters. The derivative of the mean entropy along the policy gradient, which
+  counts that, comes to {shared:.2f}; along the step that AdamW really took, momentum and preconditioner included, to {taken:.2f}.
+  First order is enough for steps of this size; what the token-wise rules lack is the sharing and the optimizer.
+"""
+
+
+def page(config: Config, name: str, command: str, updates: list[Update]) -> str:
+    """The page of one study."""
+    rows = table(updates)
+    number = lambda row, key: f"{row[key]:.2f}" if key in row else "-"
+    keys = ("pearson", "spearman", "state_pearson", "state_spearman")
+    lines = [f"| {row['estimator']} | " + " | ".join(number(row, key) for key in keys) + " |" for row in rows]
+    about = f"{config.task.name}, recipe {config.recipe}, lr {config.lr:g}, seed {config.seed}"
+    return PAGE.format(command=command, name=name, config=about, updates=len(updates), rows=config.rows,
+                       rows_of_table="\n".join(lines), words=words(rows))  # fmt: skip
+
+
+def picture(updates: list[Update], path: Path) -> None:
+    """Predicted against measured, one panel an estimator, a dot an update."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = table(updates)
+    figure, axes = plt.subplots(2, -(-len(rows) // 2), figsize=(13, 6), layout="constrained", sharey=True)
+    for axis in axes.flat[len(rows) :]:
+        axis.axis("off")
+    measured = [u.measured for u in updates]
+    for axis, row in zip(axes.flat, rows, strict=False):
+        name = row["estimator"]
+        axis.scatter([u.predicted[name] for u in updates], measured, s=14, color="#1f6feb", alpha=0.8)
+        axis.set_title(f"{name}: Pearson {row['pearson']:.2f}", fontsize=9, loc="left")
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("predicted (each in its own units)")
+    figure.supylabel("measured change of entropy (nats)")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--config", type=Path, default=shipped_configs() / "quickstart.py", help="a config file"
+    )
+    parser.add_argument("--name", default="estimators", help="of the page, the JSON and the picture")
+    parser.add_argument("--updates", type=int, default=40)
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("override", nargs="*", metavar="key=value")
+    options = parser.parse_args(arguments)
+    config = load_config(options.config).override({"recipe": "grpo"} | parse_overrides(options.override))
+
+    def report(step: int, u: Update) -> None:
+        print(
+            f"{step:3d}  H {u.entropy:.4f}  dH {u.measured:+.5f}  step taken {u.predicted[TAKEN]:+.5f}",
+            flush=True,
+        )
+
+    updates = study(config, options.updates, report)
+    command = " ".join(
+        ["python -m entjax.studies.estimators", *(sys.argv[1:] if arguments is None else arguments)]
+    )
+    options.docs.mkdir(parents=True, exist_ok=True)
+    found = {"command": command, "table": table(updates), "updates": [u._asdict() for u in updates]}
+    (options.docs / f"{options.name}.json").write_text(json.dumps(_rounded(found), indent=None) + "\n")
+    (options.docs / f"{options.name}.md").write_text(page(config, options.name, command, updates))
+    picture(updates, options.docs / "images" / f"{options.name}.png")
+
+
+def _rounded(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {key: _rounded(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_rounded(value) for value in x]
+    return x if isinstance(x, str) else float(f"{float(x):.6g}")
+
+
+if __name__ == "__main__":
+    main()

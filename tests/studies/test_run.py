@@ -1,0 +1,53 @@
+"""The study itself, small: two arms, ten steps; what is there is not run again, what is locked is left alone."""
+
+import fcntl
+import json
+
+from entjax.studies import cells, grid, run
+
+SMALL = [
+    "--arms",
+    "grpo,entropy_budget",
+    "--seeds",
+    "1",
+    "--steps",
+    "10",
+    "--prompts",
+    "2",
+    "--samples",
+    "8",
+    "--eval-prompts",
+    "8",
+]
+
+
+def test_smoke(tmp_path, capsys):
+    flags = [*SMALL, "--root", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs")]
+    busy = tmp_path / "runs" / "cells" / "easy-entropy_budget-w0-s0"
+    busy.mkdir(parents=True)
+    with (busy / ".lock").open("w") as lock:  # as if another process were at it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run.main(flags)
+        assert len(json.loads((tmp_path / "docs" / "study.json").read_text())["runs"]) == 1
+    run.main(flags)
+    told = capsys.readouterr().out
+    assert told.count("easy-grpo-w0-s0: ") == 1 and told.count("easy-entropy_budget-w0-s0: ") == 1
+    found = json.loads((tmp_path / "docs" / "study.json").read_text())["runs"]
+    assert [(r["arm"], len(r["entropy"]), r["evaluations"][-1]["step"]) for r in found] == [
+        ("entropy_budget", 10, 10),
+        ("grpo", 10, 10),
+    ]
+    assert found[0]["reward"][0] == found[1]["reward"][0]  # the same warm start and the same first rollout
+    assert found[0]["evaluations"][0] == found[1]["evaluations"][0]
+    assert "| grpo | 1 |" in (tmp_path / "docs" / "study.md").read_text()
+
+
+def test_every_recipe_is_an_arm_and_every_setting_has_a_config():
+    arms = grid.arms(steps=100)
+    assert set(grid.FIRST) <= set(arms)
+    for setting in grid.settings().values():
+        config = setting.config(arms["grpo"], "folder", **cells.Size()._asdict())
+        example = config.task.example(3)
+        assert len(example.prompt) + config.max_new_tokens <= setting.context
+        assert set(example.prompt) <= set(config.task.alphabet or "")
+        assert len(setting.warm_config(1).task.alphabet or "") + 2 == setting.vocab
