@@ -48,8 +48,8 @@ class Stepper(NamedTuple):
     step: int
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
-    compact: int = 128  # from so many rows on the last half, once it is alone, is decoded by itself
-    wave: int = 256  # rows decoded together: about where a step stops to cost the same for any number of rows
+    compact: int = 64  # from so many rows on the last half, once it is alone, is decoded by itself
+    wave: int = 64  # rows decoded together; more and they wait for the longest, fewer and a step costs the same for less
 
     def begin(
         self,
