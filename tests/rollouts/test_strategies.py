@@ -139,7 +139,7 @@ def test_rows_of_like_length_end_together():
     texts = []
     for wave in (16, 1000):
         work.append(0)
-        stepper = tools.stepper._replace(sampler=watched, wave=wave)
+        stepper = tools.stepper._replace(sampler=watched, wave=wave, compact=128)
         stepper = stepper._replace(how=dataclasses.replace(stepper.how, stop_strings=("$$",)))
         stepper = stepper._replace(sampler=watched._replace(shapes=watched.shapes._replace(block=1)))
         harvest = tree(forks=3, branches=5)(tools._replace(stepper=stepper), world.examples(8), 0, {})
