@@ -3,6 +3,8 @@
 import fcntl
 import json
 
+import pytest
+
 from entjax.studies import cells, grid, run
 
 SMALL = [
@@ -45,6 +47,7 @@ def test_smoke(tmp_path, capsys):
 def test_every_recipe_is_an_arm_and_every_setting_has_a_config():
     arms = grid.arms(steps=100)
     assert set(grid.FIRST) <= set(arms)
+    pytest.importorskip("reasoning_gym")  # two settings are its data sets
     for setting in grid.settings().values():
         config = setting.config(arms["grpo"], "folder", **cells.Size()._asdict())
         example = config.task.example(3)
