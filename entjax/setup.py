@@ -134,6 +134,7 @@ def build(config: Config) -> Parts:
     }
     teacher = None
     if config.teacher:
+        check_teacher(config, objective)
         loaded = load_checkpoint(config, layout, config.teacher)
         teacher = make_teacher(loaded, model, objective, sampling)
         objective = objective.taught_by(teacher.model)
@@ -159,6 +160,16 @@ def build(config: Config) -> Parts:
     )  # fmt: skip
     check_prompts(parts)
     return parts
+
+
+def check_teacher(config: Config, objective: Objective) -> None:
+    """Refuse a teacher that nothing of the run would ask; a strategy may, which only its author knows."""
+    supervised = config.sft_loss is not None and config.sft_loss.teacher
+    if not (objective.needs_reference or supervised or config.strategy):
+        raise ConfigError(
+            f"teacher={config.teacher}, but nothing looks at it: choose an objective with a reference policy (recipe=distill), an "
+            "sft_loss with a teacher, or a strategy that lets it write; or leave teacher out."
+        )
 
 
 def make_stream(config: Config) -> PromptStream:

@@ -102,6 +102,8 @@ def test_supervised_losses_of_a_config(teacher):
         parts = setup.build(config(None, recipe="grpo", strategy=taught()))
         tools = parts.tools(parts.fresh_state().params, 0)
         parts.strategy(tools, parts.stream.next(), 0, {})
+    with pytest.raises(ConfigError, match="nothing looks at it"):
+        setup.build(config(teacher, recipe="grpo"))
     with pytest.raises(ConfigError, match="vocabulary of 19 tokens and the model one of 23"):
         setup.build(config(teacher, model=ej.models.tiny(vocab=23, width=16, layers=1, heads=2, context=32)))
     assert config(teacher).identity() != config(None).identity()
