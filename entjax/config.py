@@ -67,6 +67,9 @@ class Config:
     minibatches: int = 1  # optimizer steps per rollout batch
     microbatches: int = 1  # pieces of one optimizer step, to save memory
     chunk: int = 2048  # tokens whose logits exist at one time
+    # 1: the next batch is sampled, verified and scored beside the update, by the policy before that update; its ratios are to
+    # that policy. Not across a save, from which a run that was ended goes on.
+    lag: int = 0
 
     teacher: str | None = (
         None  # folder of a checkpoint: the reference policy; None: the policy before the first step
@@ -127,6 +130,7 @@ class Config:
         """A short name of everything that a resumed run must share with the checkpoint."""
         free = {"steps", "eval_every", "eval_prompts", "eval_samples", "eval_k", "save_every", "keep", "log_samples", "profile",
                 "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk", "stop_after_skips"}  # fmt: skip
+        free -= {"save_every"} if self.lag else set()  # there the batch after a save is not behind
         same = {key: value for key, value in self.describe().items() if key not in free}
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 

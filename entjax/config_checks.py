@@ -22,7 +22,7 @@ class ConfigError(ValueError):
 POSITIVE = ("prompts", "samples", "max_new_tokens", "temperature", "lr", "minibatches", "microbatches", "chunk", "sampler_rows",
             "sft_batch", "sft_lr", "eval_prompts", "eval_samples", "save_every", "keep", "stop_after_skips")  # fmt: skip
 NOT_NEGATIVE = ("steps", "seed", "lr_warmup", "weight_decay", "clip_gradient", "sft_steps", "eval_every", "log_samples",
-                "dynamic_sampling")  # fmt: skip
+                "dynamic_sampling", "lag")  # fmt: skip
 LARGEST = 2**31 - 1
 MOST_ROWS = 2**24  # of one batch: beyond that somebody meant something else
 
@@ -76,6 +76,10 @@ def check_values(c: Any) -> None:
             raise ConfigError(
                 f"{' * '.join(names)} = {rows} rows in one batch: at most {MOST_ROWS} are sensible."
             )
+    if c.lag > 1:
+        raise ConfigError(
+            f"lag={c.lag}: rollouts are made by the policy of their own step (0) or of the step before (1)."
+        )
     try:
         rows = c.rows
     except ValueError as error:

@@ -253,7 +253,7 @@ def make_scoring_pass(
 
 def scored(config: Config, objective: Objective, rollout: Rollout) -> bool:
     """Is this rollout scored before it is used? Its only update can do without if nothing asks for what the pass finds."""
-    return config.minibatches > 1 or needs_scoring(objective, rollout)
+    return config.minibatches > 1 or config.lag > 0 or needs_scoring(objective, rollout)
 
 
 def make_scoring(config: Config, model: nnx.Module, objective: Objective, layout: Layout | None) -> Any:

@@ -17,18 +17,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from entjax import distributed, faults, packing, setup, sft
+from entjax import distributed, faults, setup, sft
+from entjax.batch import Ahead, Batch, make_batch
 from entjax.bucket import Place, place_of
 from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.config import Config, ConfigError
 from entjax.evaluate import evaluate
 from entjax.fingerprint import versions
-from entjax.log import Lines, Nowhere, Profile, Progress, TensorBoard
-from entjax.packing import bucket, plain_share
+from entjax.log import Lines, Nowhere, Progress, TensorBoard
 from entjax.plots import dashboard
 from entjax.preemption import Notice, Preempted
-from entjax.rollouts import Harvest, to_rollout
-from entjax.rollouts.inputs import add_inputs
+from entjax.profile import Profile
+from entjax.rollouts import Harvest
 from entjax.rollouts.memory import pack, unpack
 from entjax.rundir import RunDirectory
 from entjax.setup import Parts
@@ -45,6 +45,10 @@ def train(
     Returns {"before": eval metrics, "after": eval metrics, "step": steps done}. Raises Preempted after a clean save when
     SIGTERM comes.
     """
+    if config.lag and distributed.started():
+        raise ConfigError(
+            f"lag={config.lag} lets one process sample while it updates; with several processes set lag=0."
+        )
     parts = setup.build(config)
     files = {"config.json": json.dumps(config.describe(), indent=1)} | (
         {} if source is None else {"config.py": source}
@@ -68,6 +72,7 @@ class Loop:
         self.checkpoints = Checkpoints(place.checkpoints, keep=self.config.keep)
         self.state, host = self._restore() if run.resumed else (None, {})
         self.memory = unpack(host["memory"]) if host.get("memory") else dict(parts.strategy.start)
+        self.ahead = Ahead()
         self.before: dict[str, float] = host.get("before", {})
         self.after: dict[str, float] | None = host.get("after")  # once the last step has been evaluated
         self.bad_in_a_row = int(host.get("bad_in_a_row", 0))
@@ -95,12 +100,16 @@ class Loop:
             progress.close()
             return self._finish()
         except Preempted:
-            self._save(wait=True)
+            if (
+                not self.ahead.busy
+            ):  # the batch of a policy that is gone cannot be made again: its run goes on from the last save
+                self._save(wait=True)
             distributed.barrier("saved")  # no process may say "resume me" before all have saved
-            what = f"after saving step {int(self.state.step)}" if self.state else "before the first step"
+            what = "before the first step" if self.saved is None else f"after saving step {self.saved}"
             print(f"\nEnded by SIGTERM {what}; go on with --resume.", file=sys.stderr)
             raise
         finally:
+            self.ahead.close()
             for log in (self.metrics, self.samples, self.board):
                 log.close()
             self.checkpoints.close()
@@ -146,22 +155,15 @@ class Loop:
         """One rollout batch and its optimizer steps."""
         self.after = None
         c, parts, started = self.config, self.parts, time.perf_counter()
-        position = parts.stream.state()
-        try:
-            with self.notice.at_once(), jax.profiler.TraceAnnotation("rollout"):
-                harvest = self._collect(step)
-        except Preempted:
-            parts.stream.restore(position)
-            raise
-        rolled = time.perf_counter()
-        length = bucket(int(harvest.completions.length.max()))
-        rollout = to_rollout(harvest, rows=c.rows, length=length, temperature=self._temperature())
-        places, given = parts.plan(rollout), rollout
-        share = plain_share(rollout) if places is None else packing.share(places)
-        rollout = parts.score(self.state, rollout, places)
+        ready = self.ahead.take()
+        harvest, given, rollout, places, share, self.memory, rolling = ready or self._batch(step)
+        beside = 0.0 if ready is None else rolling  # what the step did not wait for
+        if c.lag and step + 1 < c.steps and (step + 1) % c.save_every:  # a save finds nothing half done
+            self.ahead.start(parts, self.state, step + 1, self.memory)
         self.state, device_metrics = parts.step(self.state, rollout, places)
         values = {name: float(x) for name, x in jax.device_get(device_metrics).items()}
-        done = time.perf_counter()
+        updating = time.perf_counter() - started - (rolling - beside)
+        self.ahead.wait()
         record = {
             "step": step + 1,
             **harvest_metrics(harvest),
@@ -171,10 +173,10 @@ class Loop:
         }
         tokens = int(harvest.completions.mask.sum())
         record |= {
-            "time/rollout": rolled - started,
-            "time/update": done - rolled,
-            "tokens/rollout_per_second": tokens / (rolled - started),
-            "tokens/update_per_second": tokens / (done - rolled),
+            "time/rollout": rolling,
+            "time/update": updating,
+            "tokens/rollout_per_second": tokens / rolling,
+            "tokens/update_per_second": tokens / updating,
             "tokens/real_share": share,
         }
         rows = np.linspace(0, len(harvest.texts) - 1, min(c.log_samples, len(harvest.texts))).astype(int)
@@ -205,23 +207,15 @@ class Loop:
         self.unwritten = None
         return record
 
-    def _collect(self, step: int) -> Harvest:
-        tools = self.parts.tools(
-            self.state.params, step, temperature=self._temperature(), knobs=self._knobs()
-        )
-        examples = distributed.examples(self.parts.stream.next())
-        harvest, memory = self.parts.strategy.collect(tools, examples, step, self._knobs(), self.memory)
-        harvest = add_inputs(harvest, self.parts.objective.needs, tools, self.config.task)
-        self.memory = memory  # last: a rollout that SIGTERM breaks off leaves no trace
-        return harvest
-
-    def _knobs(self) -> dict[str, float]:
-        """The scalars that transforms have set for the rollout; what nobody has set yet is not there."""
-        knobs = {name: float(x) for name, x in jax.device_get(self.state.knobs).items()}
-        return {name: value for name, value in knobs.items() if value == value}
-
-    def _temperature(self) -> float:
-        return self._knobs().get("temperature", self.config.temperature)
+    def _batch(self, step: int) -> Batch:
+        """The batch of a step, by the policy as it is; SIGTERM breaks it off and leaves no trace."""
+        position = self.parts.stream.state()
+        try:
+            with self.notice.at_once():
+                return make_batch(self.parts, self.state, step, self.memory)
+        except Preempted:
+            self.parts.stream.restore(position)
+            raise
 
     def _evaluate(self, step: int) -> dict[str, float]:
         """Metrics on the held-out prompts; the same random numbers at every evaluation. SIGTERM breaks it off."""

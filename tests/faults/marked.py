@@ -38,7 +38,7 @@ def main():
             say("compile")
 
     jax.monitoring.register_event_listener(event)
-    train.Loop._collect = marking("rollout", train.Loop._collect)
+    train.make_batch = marking("rollout", train.make_batch)
     train.Loop._evaluate = marking("evaluate", train.Loop._evaluate)
     scoring.Scorer.submit = marking("reward", scoring.Scorer.submit)
     checkpoint.Checkpoints.save = marking("save", checkpoint.Checkpoints.save)
