@@ -109,14 +109,16 @@ def divergence_weights(alpha: float = 5.0) -> Objective:
     return dapo_base(advantages.divergence_weights(alpha=alpha))
 
 
-def entropic(target: float = 0.1, kp: float = 1.0, ki: float = 0.01) -> Objective:
+def entropic(
+    target: control.Target = 0.1, kp: float = 1.0, ki: float = 0.01, threshold: float = 0.95
+) -> Objective:
     """EntroPIC (arXiv 2511.15248): PI control of the weights of positive and negative tokens.
 
     Evidence: code.
 
     Differs: weights inside the PPO sum, as in the paper; `regularizers.entropic(form="released")` has the separate term.
     """
-    return grpo_base(regularizers.entropic(target, kp=kp, ki=ki))
+    return grpo_base(regularizers.entropic(target, kp=kp, ki=ki, threshold=threshold))
 
 
 def entrocraft(start: float = 0.6, end: float = 0.2, width: float = 0.1, steps: int = 1000) -> Objective:

@@ -46,7 +46,9 @@ def steer_exact(minimum: float = 0.8) -> Objective:
     )
 
 
-def entropy_budget(target: float = 0.2, kp: float = 2.0, ki: float = 0.05, maximum: float = 2.0) -> Objective:
+def entropy_budget(
+    target: control.Target = 0.2, kp: float = 10.0, ki: float = 0.2, maximum: float = 2.0
+) -> Objective:
     """Entropy budget (this project): the smallest change of token weights whose predicted entropy change holds a target.
 
     Evidence: closed-loop tests and the quickstart.

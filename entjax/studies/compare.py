@@ -67,11 +67,17 @@ def lowest(run: Result) -> float:
 
 
 def distance(run: Result) -> float:
-    """Mean relative distance of the training entropy from the target in the last half, of means of ten steps; NaN without one."""
+    """Mean relative distance of the training entropy from its target in the last half, both of ten steps; NaN without."""
     if not run["target"]:
         return float("nan")
-    late = smooth(run["entropy"])[len(run["entropy"]) // 2 :]
-    return float(np.abs(late / run["target"] - 1).mean())
+    half = len(run["entropy"]) // 2
+    return float(np.abs(smooth(run["entropy"])[half:] / smooth(targets(run))[half:] - 1).mean())
+
+
+def targets(run: Result) -> np.ndarray:
+    """The target of every step: a number, or a line from one to another over the run."""
+    start, end = np.broadcast_to(run["target"], 2)
+    return np.linspace(start, end, len(run["entropy"]))
 
 
 def seconds(run: Result) -> float:

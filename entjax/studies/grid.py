@@ -11,11 +11,13 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from entjax import models, rollouts, setup, tasks
+from entjax import control, models, rollouts, setup, tasks
 from entjax.config import Config, shipped_configs
 from entjax.tasks import Example, Task
 
 TARGET = 0.18  # nats: three quarters of the warm start's entropy on the easy task
+DECAY = (0.23, 0.13)  # nats: from that start's entropy, in a straight line over the run
+MINIBATCHES = 2  # optimizer steps a rollout
 
 
 class Arm(NamedTuple):
@@ -23,7 +25,9 @@ class Arm(NamedTuple):
 
     recipe: str
     options: Mapping[str, Any] = {}
-    target: float | None = None  # nats, of arms that hold an entropy
+    target: float | tuple[float, float] | None = (
+        None  # nats, of arms that hold an entropy, or decay it (from, to)
+    )
     strategy: Callable | None = None
 
 
@@ -41,11 +45,16 @@ class Setting(NamedTuple):
 
     def config(self, arm: Arm, model: str, **size: Any) -> Config:
         """One run of this setting; `size` are the fields of cells.Size."""
+        options = dict(arm.options)
+        if (
+            isinstance(arm.target, tuple) and "end" not in options
+        ):  # a rule of its own has the schedule in its options
+            options["target"] = control.linear(*arm.target, size["steps"] * MINIBATCHES)
         return Config(
             task=self.train(), eval_task=self.held_out(), model=model, recipe=arm.recipe,
-            recipe_options=dict(arm.options), strategy=arm.strategy and arm.strategy(),
-            minibatches=2, max_new_tokens=self.max_new_tokens, eval_every=max(1, size["steps"] // 5),
-            eval_samples=32, eval_k=(1, 4, 16, 32), save_every=max(1, size["steps"]), log_samples=2, **size,
+            recipe_options=options, strategy=arm.strategy and arm.strategy(), minibatches=MINIBATCHES,
+            max_new_tokens=self.max_new_tokens, eval_every=max(1, size["steps"] // 5), eval_samples=32,
+            eval_k=(1, 4, 16, 32), save_every=max(1, size["steps"]), log_samples=2, **size,
         )  # fmt: skip
 
     def warm_config(self, index: int) -> Config:
@@ -79,9 +88,13 @@ def arms(steps: int) -> dict[str, Arm]:
         "clip_cov": Arm("clip_cov", {"fraction": 0.02, "low": 0.1, "high": 5.0}),
         "aepo": Arm("aepo", {"target": TARGET}, TARGET, rollouts.tempered),
         "entropic": Arm("entropic", {"target": TARGET}, TARGET),
+        "entropic_wide": Arm("entropic", {"target": TARGET, "threshold": 0.3, "kp": 10.0, "ki": 0.2}, TARGET),
         "siren": Arm("siren", {"coef": 0.5}),
-        "entrocraft": Arm("entrocraft", {"start": 0.2, "end": 0.16, "width": 0.04, "steps": steps}, TARGET),
+        "entrocraft": _band(TARGET, TARGET, steps)._replace(target=TARGET),
         "entropy_budget": Arm("entropy_budget", {"target": TARGET}, TARGET),
+        "entropy_budget_decay": Arm("entropy_budget", target=DECAY),
+        "entropic_decay": Arm("entropic", target=DECAY),
+        "entrocraft_decay": _band(*DECAY, steps),
         "entropy_bonus": Arm("entropy_bonus", {"coef": 0.01}),
         "entropy_pi": Arm("entropy_pi", {"target": TARGET, "high": 0.2}, TARGET),
         "skywork": Arm("skywork", {"target": TARGET, "delta": 5e-3, "high": 0.2}, TARGET),
@@ -94,6 +107,15 @@ def arms(steps: int) -> dict[str, Arm]:
     return scaled | {name: Arm(name) for name in rest}
 
 
+def _band(start: float, end: float, steps: int, width: float = 0.1) -> Arm:
+    """Entrocraft in a band around a line of targets; its rule acts once a rollout."""
+    low = {"start": (1 - width / 2) * start, "end": (1 - width / 2) * end, "width": width * (start + end) / 2}
+    return Arm(
+        "entrocraft", {name: round(value, 4) for name, value in low.items()} | {"steps": steps}, (start, end)
+    )
+
+
+DECAYS = ("entropy_budget_decay", "entropic_decay", "entrocraft_decay")
 FIRST = ("grpo", "entropy_budget", "steer", "kl_cov", "clip_cov", "aepo", "entropic", "siren", "entrocraft")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from entjax.studies.compare import Result, final, smooth
+from entjax.studies.compare import Result, final, smooth, targets
 
 COLORS = ("#d1495b", "#1f6feb", "#2a9d8f", "#e9a03b", "#7b5ea7", "#555555", "#c2185b", "#6d8f00", "#00838f")
 
@@ -25,9 +25,10 @@ def entropies(runs: Sequence[Result], arms: Sequence[str], path: Path, width: in
     for axis, name, color in zip(axes.flat, others, COLORS[1:] * len(others), strict=False):
         for arm, shade in (("grpo", "#9a9a9a"), (name, color)):
             _band(axis, [r for r in runs if r["arm"] == arm], width, shade)
-        target = next((r["target"] for r in runs if r["arm"] == name), None)
-        if target:
-            axis.axhline(target, color=color, linewidth=0.8, linestyle="--")
+        aimed = next((r for r in runs if r["arm"] == name and r["target"]), None)
+        if aimed:
+            goal = targets(aimed)
+            axis.plot(np.arange(1, len(goal) + 1), goal, color=color, linewidth=0.8, linestyle="--")
         axis.set_title(name, fontsize=10, loc="left")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.2)

@@ -63,6 +63,11 @@ def test_spread_smooth_distance():
     steady = run("aepo", 0, [0.4, 0.5], [0.3, 0.2], target=0.2, curve=[0.3] * 10 + [0.21] * 40)
     np.testing.assert_allclose(compare.distance(steady), 0.05)
     assert math.isnan(compare.distance(run("grpo", 0, [0.4], [0.3])))
+    line = np.linspace(
+        0.4, 0.2, 50
+    )  # 6% above a line is 6% away, although the line falls under the smoothing
+    decays = run("entropic_decay", 0, [0.4, 0.5], [0.3, 0.2], target=[0.4, 0.2], curve=list(1.06 * line))
+    np.testing.assert_allclose(compare.distance(decays), 0.06)
 
 
 @pytest.mark.parametrize("ends,want", [([0.6, 0.61, 0.62], claims.HOLDS), ([0.3, 0.31, 0.32], claims.FAILS),

@@ -3,6 +3,7 @@
 import fcntl
 import json
 
+import numpy as np
 import pytest
 
 from entjax.studies import cells, grid, run
@@ -54,3 +55,18 @@ def test_every_recipe_is_an_arm_and_every_setting_has_a_config():
         assert len(example.prompt) + config.max_new_tokens <= setting.context
         assert set(example.prompt) <= set(config.task.alphabet or "")
         assert len(setting.warm_config(1).task.alphabet or "") + 2 == setting.vocab
+
+
+def test_an_arm_that_decays_meets_its_line():
+    easy = grid.settings()["easy"]
+    options = easy.config(
+        grid.arms(100)["entropic_decay"], "", **cells.Size(steps=100)._asdict()
+    ).recipe_options
+    np.testing.assert_allclose(
+        [options["target"](n) for n in (0, 100, 200)], [0.23, 0.18, 0.13]
+    )  # two updates a step
+    band = grid.arms(100)["entrocraft_decay"].options
+    assert (
+        band["start"] < 0.23 < band["start"] + band["width"]
+        and band["end"] < 0.13 < band["end"] + band["width"]
+    )
