@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,20 +11,22 @@ import numpy as np
 import optax
 from flax import nnx
 
-from entjax import distributed, recipes
+from entjax import distributed
 from entjax.config import Config, ConfigError
 from entjax.data import PromptStream, prompts
+from entjax.learning import make_objective, make_optimizer
 from entjax.loss import Objective
-from entjax.models import CheckpointError, Decoder, DecoderConfig, abstract_params, load_config, load_hf
+from entjax.models import Decoder
 from entjax.packing import Cost, Pack, plan
 from entjax.passes import needs_scoring
+from entjax.policy import load_checkpoint, make_layout, make_model, make_tokenizer
 from entjax.rollouts import Strategy, as_strategy, groups
 from entjax.rollouts.harvest import Tools, same_text
 from entjax.rollouts.stepper import Stepper
 from entjax.sampler import Sampler, Sampling, Shapes, make_sampler
-from entjax.sharding import Layout, MeshError, beside, make_mesh, mirror, resharder
+from entjax.sharding import Layout, MeshError, beside, mirror, resharder
 from entjax.step import TrainState, init_train_state, make_score, make_train_step
-from entjax.tasks import Example, Scorer, Task, Tokenizer, char_tokenizer, hf_tokenizer, scorer
+from entjax.tasks import Example, Scorer, Task, Tokenizer, scorer
 from entjax.teacher import Teacher, make_teacher
 from entjax.transform import NOTHING
 from entjax.types import Rollout
@@ -167,8 +167,8 @@ def check_teacher(config: Config, objective: Objective) -> None:
     supervised = config.sft_loss is not None and config.sft_loss.teacher
     if not (objective.needs_reference or supervised or config.strategy):
         raise ConfigError(
-            f"teacher={config.teacher}, but nothing looks at it: choose an objective with a reference policy (recipe=distill), an "
-            "sft_loss with a teacher, or a strategy that lets it write; or leave teacher out."
+            f"teacher={config.teacher}, but nothing looks at it: choose an objective with a reference policy (recipe=distill), "
+            "an sft_loss with a teacher, or a strategy that lets it write; or leave teacher out."
         )
 
 
@@ -178,64 +178,6 @@ def make_stream(config: Config) -> PromptStream:
     return prompts(
         config.task, seed=config.seed, batch=config.prompts, process_index=index, process_count=count
     )
-
-
-def make_tokenizer(config: Config) -> Tokenizer:
-    """Characters for tasks with an alphabet, else the checkpoint's tokenizer."""
-    if config.task.alphabet is not None:
-        return char_tokenizer(config.task.alphabet)
-    with naming("model", config.model):
-        return hf_tokenizer(str(config.model))
-
-
-@contextlib.contextmanager
-def naming(key: str, value: Any) -> Iterator[None]:
-    """Put the config's key before what is wrong with the folder that it names."""
-    try:
-        yield
-    except (CheckpointError, FileNotFoundError) as error:
-        raise ConfigError(f"{key}={value}: {error}") from error
-
-
-def make_layout(config: Config) -> Layout | None:
-    """The mesh and its rules; None for one device."""
-    shape = dict(config.mesh) or ({"fsdp": -1} if jax.process_count() > 1 else {})
-    if not shape:
-        return None
-    layout = Layout(make_mesh(shape), config.sharding)
-    layout.check(config)
-    return layout
-
-
-def make_model(config: Config, tokenizer: Tokenizer, layout: Layout | None = None) -> nnx.Module:
-    """A new model, or the checkpoint's."""
-    if not isinstance(config.model, DecoderConfig):
-        model = load_checkpoint(config, layout)
-    elif layout is None:
-        model = Decoder(config.model, rngs=nnx.Rngs(config.seed))
-    else:
-        model = layout.create(
-            lambda: Decoder(config.model, rngs=nnx.Rngs(config.seed), constrain=layout.constrain)
-        )
-    if tokenizer.vocab_size > model.config.vocab:
-        raise ConfigError(
-            f"The tokenizer knows {tokenizer.vocab_size} tokens but the model has {model.config.vocab}: set "
-            f"model=ej.models.tiny(vocab={tokenizer.vocab_size}), or use the tokenizer that belongs to the checkpoint."
-        )
-    return model
-
-
-def load_checkpoint(config: Config, layout: Layout | None, folder: Any = None) -> nnx.Module:
-    """The decoder of a Hugging Face folder (`model` by default); on a mesh every process keeps only its pieces."""
-    options, key = dict(config.model_options), "teacher" if folder else "model"
-    folder = folder or config.model
-    with naming(key, folder):
-        if layout is None:
-            return load_hf(folder, **options)
-        shapes = abstract_params(load_config(folder, **options))
-        model = load_hf(folder, shardings=layout.weights(shapes), **options)
-    model.constrain = layout.constrain
-    return model
 
 
 def chunk_of(config: Config, layout: Layout | None) -> Chunks:
@@ -333,59 +275,6 @@ def make_for_sampler(config: Config, layout: Layout | None, model: nnx.Module) -
     if layout is None:
         raise MeshError("sampler_sharding needs a mesh: set mesh, e.g. mesh=fsdp:-1, or leave it out.")
     return resharder(layout._replace(rules=config.sampler_sharding), nnx.split(model)[1], model.config.dtype)
-
-
-def make_objective(config: Config) -> Objective:
-    """The config's own objective, or the recipe by its name."""
-    if config.objective is not None:
-        return config.objective
-    return recipe(config.recipe, dict(config.recipe_options))
-
-
-def recipe(name: str, options: dict[str, Any]) -> Objective:
-    """A recipe by name, with a sentence for unknown names and options."""
-    known = recipe_names()
-    if name not in known:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        raise ConfigError(f"There is no recipe '{name}'" + (f"; did you mean '{near[0]}'?" if near else ".")
-                          + " `entjax methods` lists them all.")  # fmt: skip
-    make = getattr(recipes, name)
-    accepted = inspect.signature(make).parameters
-    unknown = sorted(set(options) - set(accepted))
-    if unknown:
-        raise ConfigError(
-            f"The recipe '{name}' has no option {', '.join(unknown)}; it takes {', '.join(accepted) or 'none'}."
-        )
-    for option, value in options.items():
-        if isinstance(value, str) and isinstance(accepted[option].default, (int, float)):
-            raise ConfigError(f"recipe.{option}={value!r}: the recipe '{name}' expects a number.")
-    try:
-        return make(**options)
-    except (ValueError, TypeError) as error:
-        given = "".join(f" recipe.{option}={value!r}" for option, value in options.items())
-        raise ConfigError(f"recipe={name}{given}: {error}") from error
-
-
-def recipe_names() -> list[str]:
-    """The names of all recipes."""
-    return sorted(recipes.names())
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW with clipping, warm-up and decay."""
-    total = max(config.steps * config.minibatches, 1)
-    after = total - config.lr_warmup
-    decay = {
-        "constant": optax.constant_schedule(config.lr),
-        "linear": optax.linear_schedule(config.lr, 0.0, max(after, 1)),
-        "cosine": optax.cosine_decay_schedule(config.lr, max(after, 1)),
-    }[config.lr_decay]
-    warm = optax.linear_schedule(config.lr / (config.lr_warmup + 1), config.lr, max(config.lr_warmup, 1))
-    schedule = optax.join_schedules([warm, decay], [config.lr_warmup]) if config.lr_warmup else decay
-    clip = optax.clip_by_global_norm(config.clip_gradient) if config.clip_gradient else optax.identity()
-    return optax.chain(clip, optax.adamw(schedule, b1=0.9, b2=0.99, weight_decay=config.weight_decay))
 
 
 def eval_examples(config: Config) -> list[Example]:

@@ -8,7 +8,7 @@ import pytest
 
 import entjax as ej
 from entjax import cli, methods
-from entjax.setup import recipe, recipe_names
+from entjax.learning import recipe, recipe_names
 from tests import tiny
 from tests.contract.table import inputs
 

@@ -24,6 +24,7 @@ from entjax.aot import hlo
 from entjax.aot.chips import Chip, chip_of
 from entjax.aot.flops import Work, work_of
 from entjax.config import Config
+from entjax.learning import make_objective, make_optimizer
 from entjax.models import Decoder, DecoderConfig
 from entjax.models.known import architecture
 from entjax.sampler import Sampling, Shapes, make_sampler, sequence_keys
@@ -74,12 +75,12 @@ class Plan(NamedTuple):
     @property
     def scored(self) -> bool:
         """Does this run score its rollouts?"""
-        return setup.scored(self.config, setup.make_objective(self.config), _rollout(self))
+        return setup.scored(self.config, make_objective(self.config), _rollout(self))
 
     @property
     def reads(self) -> float:
         """The share of the minibatches that read the policy in the update; the scoring pass has read it for the first."""
-        asked = bool(setup.make_objective(self.config).per_step.reads)
+        asked = bool(make_objective(self.config).per_step.reads)
         return asked * (1 - self.scored / self.config.minibatches)
 
     @property
@@ -223,19 +224,17 @@ def _rollout(p: Plan) -> Rollout:
 
 
 def _state(p: Plan) -> Any:
-    return setup.abstract_state(
-        p.model, setup.make_objective(p.config), setup.make_optimizer(p.config), p.layout
-    )
+    return setup.abstract_state(p.model, make_objective(p.config), make_optimizer(p.config), p.layout)
 
 
 def _score(p: Plan) -> Any:
-    return setup.make_scoring_pass(p.config, p.model, setup.make_objective(p.config), p.layout).lower(
+    return setup.make_scoring_pass(p.config, p.model, make_objective(p.config), p.layout).lower(
         _state(p), _rollout(p)
     )
 
 
 def _update(p: Plan) -> Any:
-    objective, optimizer = setup.make_objective(p.config), setup.make_optimizer(p.config)
+    objective, optimizer = make_objective(p.config), make_optimizer(p.config)
     step = setup.make_step(p.config, p.model, objective, optimizer, p.layout)
     return step.lower(_state(p), scored_rollout(p))
 
@@ -245,7 +244,7 @@ def scored_rollout(p: Plan) -> Rollout:
     rollout = _rollout(p)
     if not p.scored:
         return rollout.replace(old_logp=None)
-    objective = setup.make_objective(p.config)
+    objective = make_objective(p.config)
     shapes = jax.eval_shape(make_score(p.model, objective), _state(p), rollout)
     place = lambda x: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=p.layout.rows if x.ndim and x.shape[0] == p.sizes.rows else p.layout.whole

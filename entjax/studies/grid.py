@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from entjax import control, models, rollouts, setup, tasks
+from entjax import control, learning, models, rollouts, tasks
 from entjax.config import Config, shipped_configs
 from entjax.tasks import Example, Task
 
@@ -103,7 +103,7 @@ def arms(steps: int) -> dict[str, Arm]:
         "dr_grpo": Arm("dr_grpo", {"length": 19}),
         "dapo": Arm("dapo", {"max_length": 64, "buffer": 8}),
     }
-    rest = (name for name in setup.recipe_names() if name not in scaled)
+    rest = (name for name in learning.recipe_names() if name not in scaled)
     return scaled | {name: Arm(name) for name in rest}
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 import entjax as ej
-from entjax.setup import recipe, recipe_names
+from entjax.learning import recipe, recipe_names
 from tests import tiny
 from tests.contract.table import inputs
 
