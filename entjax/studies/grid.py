@@ -15,8 +15,6 @@ from entjax import control, learning, models, rollouts, tasks
 from entjax.config import Config, shipped_configs
 from entjax.tasks import Example, Task
 
-TARGET = 0.18  # nats: three quarters of the warm start's entropy on the easy task
-DECAY = (0.23, 0.13)  # nats: from that start's entropy, in a straight line over the run
 MINIBATCHES = 2  # optimizer steps a rollout
 
 
@@ -32,7 +30,8 @@ class Arm(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A task with its policy. `shipped` is a warm start that exists already; others are made in `sft_steps` steps."""
+    """A task with its policy. `target`: nats that arms aim at; `shipped`: a warm start that exists already, others are made in
+    `sft_steps` steps."""
 
     name: str
     train: Callable[[], Task]
@@ -40,6 +39,7 @@ class Setting(NamedTuple):
     vocab: int
     context: int
     max_new_tokens: int
+    target: float
     sft_steps: int = 600
     shipped: str = ""
 
@@ -71,35 +71,36 @@ def settings() -> dict[str, Setting]:
     countdown = lambda n, split: lambda: tasks.countdown(numbers=n, split=split)
     shipped = str(shipped_configs() / "countdown3")
     found = (
-        Setting("easy", countdown(3, "train"), countdown(3, "eval"), 19, 64, 19, shipped=shipped),
-        Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, sft_steps=1200),
-        Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, sft_steps=400),
-        Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, sft_steps=400),
+        Setting("easy", countdown(3, "train"), countdown(3, "eval"), 19, 64, 19, 0.18, shipped=shipped),
+        Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.18, sft_steps=1200),
+        Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, 0.18, sft_steps=400),
+        Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, 0.18, sft_steps=400),
     )
     return {setting.name: setting for setting in found}
 
 
-def arms(steps: int) -> dict[str, Arm]:
+def arms(steps: int, target: float) -> dict[str, Arm]:
     """Every recipe; those of the first comparison with options scaled to the tiny model."""
+    decay = round(1.28 * target, 3), round(0.72 * target, 3)
     scaled = {
         "grpo": Arm("grpo"),
         "steer": Arm("steer"),
         "kl_cov": Arm("kl_cov", {"ratio": 0.02, "coef": 1.0}),
         "clip_cov": Arm("clip_cov", {"fraction": 0.02, "low": 0.1, "high": 5.0}),
-        "aepo": Arm("aepo", {"target": TARGET}, TARGET, rollouts.tempered),
-        "entropic": Arm("entropic", {"target": TARGET}, TARGET),
-        "entropic_wide": Arm("entropic", {"target": TARGET, "threshold": 0.3, "kp": 10.0, "ki": 0.2}, TARGET),
+        "aepo": Arm("aepo", {"target": target}, target, rollouts.tempered),
+        "entropic": Arm("entropic", {"target": target}, target),
+        "entropic_wide": Arm("entropic", {"target": target, "threshold": 0.3, "kp": 10.0, "ki": 0.2}, target),
         "siren": Arm("siren", {"coef": 0.5}),
-        "entrocraft": _band(TARGET, TARGET, steps)._replace(target=TARGET),
-        "entropy_budget": Arm("entropy_budget", {"target": TARGET}, TARGET),
-        "entropy_budget_decay": Arm("entropy_budget", target=DECAY),
-        "entropic_decay": Arm("entropic", target=DECAY),
-        "entrocraft_decay": _band(*DECAY, steps),
+        "entrocraft": _band(target, target, steps)._replace(target=target),
+        "entropy_budget": Arm("entropy_budget", {"target": target}, target),
+        "entropy_budget_decay": Arm("entropy_budget", target=decay),
+        "entropic_decay": Arm("entropic", target=decay),
+        "entrocraft_decay": _band(*decay, steps),
         "entropy_bonus": Arm("entropy_bonus", {"coef": 0.01}),
-        "entropy_pi": Arm("entropy_pi", {"target": TARGET, "high": 0.2}, TARGET),
-        "skywork": Arm("skywork", {"target": TARGET, "delta": 5e-3, "high": 0.2}, TARGET),
-        "targeted_entropy": Arm("targeted_entropy", {"target": TARGET, "coef": 0.02}, TARGET),
-        "dcpo": Arm("dcpo", {"target": TARGET}, TARGET),
+        "entropy_pi": Arm("entropy_pi", {"target": target, "high": 0.2}, target),
+        "skywork": Arm("skywork", {"target": target, "delta": 5e-3, "high": 0.2}, target),
+        "targeted_entropy": Arm("targeted_entropy", {"target": target, "coef": 0.02}, target),
+        "dcpo": Arm("dcpo", {"target": target}, target),
         "dr_grpo": Arm("dr_grpo", {"length": 19}),
         "dapo": Arm("dapo", {"max_length": 64, "buffer": 8}),
     }

@@ -22,7 +22,7 @@ from entjax.studies.compare import (
     spread,
     twins,
 )
-from entjax.studies.grid import FIRST, TARGET
+from entjax.studies.grid import DECAYS, FIRST, settings
 
 IDENTITY = ("setting", "arm", "warm", "seed", "steps", "prompts", "samples", "lr", "eval_prompts", "options")
 
@@ -48,24 +48,25 @@ Written from [study.json](study.json) by `python -m entjax.studies.run --minutes
 A policy of 150,000 parameters learns from verified rewards. All arms of a setting have the same number of steps, prompts and
 samples (AEPO samples a quarter more, by its nature), the same learning rate, and are paired by warm start and seed. Evaluation:
 128 prompts that no run trains on, 32 samples each. Options that carry the scale of a language model are scaled to this one
-(`entjax/studies/grid.py` has them all); arms that hold an entropy aim at {target:g} nats. A number is the mean over the runs ±
-its standard error.
+(`entjax/studies/grid.py` has them all). A number is the mean over the runs ± its standard error.
 
 """
 
 
 def write(results: Sequence[Result], docs: Path) -> None:
     """The page and the pictures."""
-    order = {name: i for i, name in enumerate(FIRST)}
+    order = {name: i for i, name in enumerate((*FIRST, *DECAYS))}
+    known = settings()
     names = sorted({r["arm"] for r in results}, key=lambda n: (order.get(n, len(order)), n))
-    text = HEAD.format(target=TARGET)
+    text = HEAD
     for setting in dict.fromkeys(r["setting"] for r in results):
-        here = [r for r in results if r["setting"] == setting]
+        here, target = [r for r in results if r["setting"] == setting], known[setting].target
         arms = [name for name in names if any(r["arm"] == name for r in here)]
         entropy, frontier = f"study-{setting}-entropy.png", f"study-{setting}-frontier.png"
         pictures.entropies(here, arms, docs / "images" / entropy)
         pictures.frontier(here, arms, docs / "images" / frontier)
-        text += f"## {setting}\n\n{sizes(here)}\n\n{table(here, arms)}\n\n"
+        text += f"## {setting}\n\n{sizes(here)} Arms that hold an entropy aim at {target:g} nats.\n\n"
+        text += f"{table(here, arms, target)}\n\n"
         text += f"![Entropy of each arm beside GRPO's](images/{entropy})\n\n![pass@1 and pass@32](images/{frontier})\n\n"
         text += f"{matched(here, arms)}\n\n{verdicts(here, arms)}\n\n"
     (docs / "study.md").write_text(text.rstrip() + "\n")
@@ -79,7 +80,7 @@ def sizes(runs: Sequence[Result]) -> str:
             f"{seeds} seeds from {warm} warm start{'s' if warm > 1 else ''}.")  # fmt: skip
 
 
-def table(runs: Sequence[Result], arms: Sequence[str]) -> str:
+def table(runs: Sequence[Result], arms: Sequence[str], target: float) -> str:
     """One row an arm, at the end of the budget; before them the warm start and GRPO stopped at the target."""
     head = [
         "",
@@ -99,9 +100,9 @@ def table(runs: Sequence[Result], arms: Sequence[str]) -> str:
     shown = ("pass@1", "pass@4", "pass@32", "distinct_correct", "entropy")
     if grpo:
         row("*warm start*", [len(grpo), *(over(grpo, lambda r, m=m: first(r)[m]) for m in shown), "", "", ""])
-        stopped = [p for r in grpo if (p := at_level(r, "entropy", TARGET, falling=True))]
+        stopped = [p for r in grpo if (p := at_level(r, "entropy", target, falling=True))]
         row(
-            f"*grpo, stopped at {TARGET:g} nats*",
+            f"*grpo, stopped at {target:g} nats*",
             [len(stopped), *(spread([p[m] for p in stopped]) for m in shown), "", "", ""],
         )
     for name in arms:

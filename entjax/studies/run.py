@@ -50,14 +50,16 @@ def parser() -> argparse.ArgumentParser:
 
 def plan(options: argparse.Namespace) -> list[Cell]:
     """All cells, seeds outermost: after a third of the time there is a third of the seeds of everything."""
-    settings, arms = grid.settings(), grid.arms(options.steps)
-    chosen = sorted(arms) if options.arms == "all" else options.arms.split(",")
+    settings = grid.settings()
     _known("setting", options.settings.split(","), settings)
-    _known("arm", chosen, arms)
+    arms = {name: grid.arms(options.steps, settings[name].target) for name in options.settings.split(",")}
+    known = next(iter(arms.values()))
+    chosen = sorted(known) if options.arms == "all" else options.arms.split(",")
+    _known("arm", chosen, known)
     return [
-        Cell(settings[setting], arm, arms[arm], seed % options.warm, seed)
+        Cell(settings[setting], arm, arms[setting][arm], seed % options.warm, seed)
         for seed in range(options.seeds)
-        for setting in options.settings.split(",")
+        for setting in arms
         for arm in chosen
     ]
 

@@ -46,7 +46,7 @@ def test_smoke(tmp_path, capsys):
 
 
 def test_every_recipe_is_an_arm_and_every_setting_has_a_config():
-    arms = grid.arms(steps=100)
+    arms = grid.arms(100, 0.18)
     assert set(grid.FIRST) <= set(arms)
     pytest.importorskip("reasoning_gym")  # two settings are its data sets
     for setting in grid.settings().values():
@@ -60,12 +60,12 @@ def test_every_recipe_is_an_arm_and_every_setting_has_a_config():
 def test_an_arm_that_decays_meets_its_line():
     easy = grid.settings()["easy"]
     options = easy.config(
-        grid.arms(100)["entropic_decay"], "", **cells.Size(steps=100)._asdict()
+        grid.arms(100, 0.18)["entropic_decay"], "", **cells.Size(steps=100)._asdict()
     ).recipe_options
     np.testing.assert_allclose(
         [options["target"](n) for n in (0, 100, 200)], [0.23, 0.18, 0.13]
     )  # two updates a step
-    band = grid.arms(100)["entrocraft_decay"].options
+    band = grid.arms(100, 0.18)["entrocraft_decay"].options
     assert (
         band["start"] < 0.23 < band["start"] + band["width"]
         and band["end"] < 0.13 < band["end"] + band["width"]
