@@ -72,9 +72,9 @@ def settings() -> dict[str, Setting]:
     shipped = str(shipped_configs() / "countdown3")
     found = (
         Setting("easy", countdown(3, "train"), countdown(3, "eval"), 19, 64, 19, 0.18, shipped=shipped),
-        Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.18, sft_steps=1200),
-        Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, 0.18, sft_steps=400),
-        Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, 0.18, sft_steps=400),
+        Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.24, sft_steps=1200),
+        Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, 0.7, sft_steps=400),
+        Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, 0.63, sft_steps=400),
     )
     return {setting.name: setting for setting in found}
 
