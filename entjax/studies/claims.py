@@ -147,6 +147,18 @@ CLAIMS = (
     ),
     Claim("entrocraft", "Entrocraft, arXiv 2604.26326", "better pass@32 than GRPO", more("pass@32")),
     Claim("entropy_budget", BUDGET, "holds its target within 5%", holds_target(0.05)),
+    Claim(
+        "entropy_budget_decay", BUDGET, "and follows a falling line of targets within 5%", holds_target(0.05)
+    ),
+    Claim(
+        "entropic_decay", "EntroPIC, arXiv 2511.15248", "as a bound for comparison: 5%", holds_target(0.05)
+    ),
+    Claim(
+        "entrocraft_decay",
+        "Entrocraft, arXiv 2604.26326",
+        "as a bound for comparison: 5%",
+        holds_target(0.05),
+    ),
     Claim("entropy_budget", BUDGET, "more pass@32 than GRPO", more("pass@32")),
     Claim("entropy_budget", BUDGET, "more pass@32 at equal pass@1", more_at("pass@1", "pass@32")),
     Claim("entropy_budget", BUDGET, "more pass@1 at equal entropy", more_at("entropy", "pass@1")),

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from entjax import advantages, control, regularizers
+from entjax import advantages, control, regularizers, weights
 from entjax.loss import Objective
 from entjax.studies import bandit
 from entjax.transform import Transform, chain
@@ -146,6 +146,12 @@ def rows() -> list[Row]:
             "band of 10% around the target",
             one_sided(lambda m: m["entrocraft/direction"]),
         ),
+        Row(
+            "Entropy budget",
+            lambda target: on_step(weights.entropy_budget(target)),
+            "this project's: PI on the predicted change, k_p 10, k_i 0.2",
+            at_bound("entropy_budget/budget", -1.0, 1.0),
+        ),
     ]
 
 
@@ -218,6 +224,8 @@ NOTES = """
 * **Entrocraft** refuses the samples that would push the wrong way, but what remains still follows the reward. Below the band it
   learns from negative advantages only; in expectation those too prefer the best action (its negative part is the smallest), so
   the entropy goes on falling, more slowly. It shapes the descent; it cannot lift a policy that has converged.
+* **Entropy budget** is a PI controller too, but of the change that the estimator predicts for the update at hand. In a table the
+  prediction is nearly exact, so what the loop must find out by itself is small, and it neither swings nor lags.
 """
 
 

@@ -2,6 +2,7 @@
 
     python -m entjax.studies.estimators [--config CONFIG [key=value ...]] [--updates 40] [--docs docs]
 
+(--updates 0 writes the page again from its JSON.)
 Every update of the run is probed. Before it, each estimator scores the batch's tokens as a transform would see them. The
 measured change is the policy's exact entropy at the same states after the update minus before it. Two questions:
 
@@ -10,7 +11,8 @@ measured change is the policy's exact entropy at the same states after the updat
                  of an update, mean over the updates                                                (does it know which tokens?)
 
 Two rows are no estimators of a token; they tell where prediction is lost. "shared parameters" is <grad H, grad J>: what tokens
-do to each other's states counts, the optimizer does not. "step taken" is <grad H, d theta>, the ceiling of first order.
+do to each other's states counts, the optimizer does not. "step taken" is <grad H, d theta>, the ceiling of first order. A column
+averages the predictions over the updates as AdamW's momentum averages the gradients: a tenth of a step is its own batch's.
 """
 
 from __future__ import annotations
@@ -52,11 +54,22 @@ def table(updates: list[Update]) -> list[dict[str, Any]]:
     for name in updates[0].predicted:
         x = np.array([u.predicted[name] for u in updates])
         row = {"estimator": name, "pearson": pearson(x, measured), "spearman": spearman(x, measured)}
+        if name != TAKEN:
+            row["momentum_pearson"] = pearson(momentum(x), measured)
         if name in updates[0].state:
             mean = np.mean([u.state[name] for u in updates], axis=0)
             row |= {"state_pearson": float(mean[0]), "state_spearman": float(mean[1])}
         rows.append(row)
     return rows
+
+
+def momentum(x: np.ndarray, b1: float = 0.9) -> np.ndarray:
+    """What Adam's first moment makes of a sequence, bias corrected."""
+    total, out = 0.0, np.empty(len(x))
+    for t, value in enumerate(x):
+        total = b1 * total + (1 - b1) * value
+        out[t] = total / (1 - b1 ** (t + 1))
+    return out
 
 
 # The page ------------------------------------------------------------------------------------------------------------------
@@ -65,13 +78,15 @@ PAGE = """# Which estimator predicts the entropy change of a real update?
 
 Written by `{command}`; do not edit by hand. Numbers: [{name}.json]({name}.json).
 
-{config}: {updates} AdamW updates of {rows} sequences, one optimizer step a rollout. The measured change is the exact entropy of
-the policy, mean over the batch's tokens, after the step minus before it, at the same states. *Per update* correlates the
-predicted mean with it over the {updates} updates; *per state* correlates, inside an update, the sum of the predictions of all
-tokens drawn in one state with that state's change. The estimators' letters and formulas: `entjax/entropy_change.py`.
+{config}: {updates} AdamW updates of {rows} sequences, one optimizer step a
+rollout. The measured change is the exact entropy of the policy, mean over the batch's tokens, after the step minus before it, at
+the same states. *Per update* correlates the predicted mean with it over the {updates} updates (the standard error of a
+correlation of 0.5 is about {error:.2f}); *with momentum*, the predictions averaged as AdamW averages the gradients; *per state*
+correlates, inside an update, the sum of the predictions of all tokens drawn in one state with that state's change. Letters
+and formulas: `entjax/entropy_change.py`.
 
-| estimator | Pearson, per update | Spearman, per update | Pearson, per state | Spearman, per state |
-|---|---|---|---|---|
+| estimator | Pearson, per update | Spearman, per update | Pearson, with momentum | Pearson, per state | Spearman, per state |
+|---|---|---|---|---|---|
 {rows_of_table}
 
 ![Predicted against measured, one panel an estimator](images/{name}.png)
@@ -84,17 +99,18 @@ def words(rows: list[dict[str, Any]]) -> str:
     by = {row["estimator"]: row for row in rows}
     tokens = [row for row in rows if "state_pearson" in row]
     best = max(tokens, key=lambda row: row["pearson"])
-    exact, taken, shared = (by[name]["pearson"] for name in ("exact_first_order", TAKEN, SHARED))
-    first = max(tokens, key=lambda row: row["state_pearson"])
+    exact, first = by["exact_first_order"], max(tokens, key=lambda row: row["state_pearson"])
     return f"""## What it says
 
 * Of the estimators that look at one token, `{best["estimator"]}` orders the updates best (Pearson {best["pearson"]:.2f};
-  `exact_first_order` {exact:.2f}, the published covariance {by["covariance"]["pearson"]:.2f}).
-  Inside an update `{first["estimator"]}` knows best which states move (Pearson {first["state_pearson"]:.2f}).
-* No token-wise rule is exact on a network, though `exact_first_order` is (correlation 1.00) for a softmax table: a table's states
-  are independent, a network's share their parameters. The derivative of the mean entropy along the policy gradient, which
-  counts that, comes to {shared:.2f}; along the step that AdamW really took, momentum and preconditioner included, to {taken:.2f}.
-  First order is enough for steps of this size; what the token-wise rules lack is the sharing and the optimizer.
+  `exact_first_order` {exact["pearson"]:.2f}, the published covariance {by["covariance"]["pearson"]:.2f}). Inside an update
+  `{first["estimator"]}` knows best which states move (Pearson {first["state_pearson"]:.2f}).
+* The derivative of the mean entropy along the step that AdamW really took correlates with {by[TAKEN]["pearson"]:.2f}: first order
+  suffices for steps of this size. What is lost before is what turns tokens into a step.
+* For a softmax table `exact_first_order` is exact (1.00). In a network states share their parameters; but the derivative along
+  the plain policy gradient, which counts that, comes to {by[SHARED]["pearson"]:.2f} only, for the optimizer stands between it and
+  the step. A step of AdamW is a tenth its own batch's and nine tenths that of earlier ones: averaged in the same way, the
+  prediction of `exact_first_order` goes from {exact["pearson"]:.2f} to {exact["momentum_pearson"]:.2f}.
 """
 
 
@@ -102,10 +118,11 @@ def page(config: Config, name: str, command: str, updates: list[Update]) -> str:
     """The page of one study."""
     rows = table(updates)
     number = lambda row, key: f"{row[key]:.2f}" if key in row else "-"
-    keys = ("pearson", "spearman", "state_pearson", "state_spearman")
+    keys = ("pearson", "spearman", "momentum_pearson", "state_pearson", "state_spearman")
     lines = [f"| {row['estimator']} | " + " | ".join(number(row, key) for key in keys) + " |" for row in rows]
     about = f"{config.task.name}, recipe {config.recipe}, lr {config.lr:g}, seed {config.seed}"
-    return PAGE.format(command=command, name=name, config=about, updates=len(updates), rows=config.rows,
+    error = 0.75 / max(1, len(updates) - 2) ** 0.5  # (1 - r^2) / sqrt(n - 2) at r = 0.5
+    return PAGE.format(command=command, name=name, config=about, updates=len(updates), rows=config.rows, error=error,
                        rows_of_table="\n".join(lines), words=words(rows))  # fmt: skip
 
 
@@ -152,10 +169,14 @@ def main(arguments: list[str] | None = None) -> None:
             flush=True,
         )
 
-    updates = study(config, options.updates, report)
-    command = " ".join(
-        ["python -m entjax.studies.estimators", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    if options.updates:
+        updates = study(config, options.updates, report)
+        command = " ".join(
+            ["python -m entjax.studies.estimators", *(sys.argv[1:] if arguments is None else arguments)]
+        )
+    else:
+        known = json.loads((options.docs / f"{options.name}.json").read_text())
+        updates, command = [Update(**u) for u in known["updates"]], known["command"]
     options.docs.mkdir(parents=True, exist_ok=True)
     found = {"command": command, "table": table(updates), "updates": [u._asdict() for u in updates]}
     (options.docs / f"{options.name}.json").write_text(json.dumps(_rounded(found), indent=None) + "\n")

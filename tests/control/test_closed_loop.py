@@ -78,13 +78,14 @@ HOLD = {
     "TER": TARGETS,
     "AEPO, hot": TARGETS[1:],
     "EntroPIC, wide gate": TARGETS[1:],
+    "Entropy budget": TARGETS,
 }
 FALL = ("AEPO", "EntroPIC", "EntroPIC, no gate", "Entrocraft", "SIREN")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOLD)
-def test_published_controllers_that_hold(named, name):
+def test_controllers_that_hold(named, name):
     result = measure(named[name])
     assert set(HOLD[name]) <= {t for t, ok in zip(TARGETS, result.holds) if ok}, result.mean
 
