@@ -21,7 +21,7 @@ def test_the_page_is_written_again_from_its_json(tmp_path):
     rng = np.random.default_rng(1)
     measured = rng.normal(size=6)
     noise = {e.name: rng.normal(size=6) for e in ESTIMATORS} | {SHARED: -measured, TAKEN: 3 * measured + 1}
-    noise["covariance"] = measured**3  # in the same order, not on a line
+    noise["covariance"] = np.exp(9 * measured)  # in the same order, not on a line
     updates = [
         Update({name: float(x[i]) for name, x in noise.items()}, float(measured[i]), 0.2, 0.5,
                {e.name: (0.25, 0.5) for e in ESTIMATORS})
