@@ -124,8 +124,9 @@ def plan(rollout: Rollout, cost: Cost, *, minibatches: int = 1, microbatches: in
     spans = [span for group in groups for members in group for span in members]
     if not spans or min(s.start for s in spans) == 0:  # nothing predicts a first token
         return None
-    size = min(bucket(max(s.end - s.start for s in spans)), length)
-    width = min(bucket(max(1, *(s.start - 1 for s in spans))), length)
+    # Quarters, where rows have eighths: bins are filled anyway, and a third fewer programs are compiled where lengths vary.
+    size = min(bucket(max(s.end - s.start for s in spans), 4), length)
+    width = min(bucket(max(1, *(s.start - 1 for s in spans)), 4), length)
     bins = [[_fill(members, size) for members in group] for group in groups]
     shapes = _candidates(bins, microbatches)
     best = min(shapes, key=lambda shape: cost.pack(shape[0], width, shape[1], size))
@@ -185,9 +186,9 @@ def _candidates(bins: list[list[list]], microbatches: int) -> list[tuple[int, in
     return found
 
 
-def bucket(length: int) -> int:
+def bucket(length: int, parts: int = 8) -> int:
     """The compiled length for rows of up to `length` tokens: steps of 16, or of an eighth of the next power of two."""
-    return multiple(length, max(16, 1 << max(0, (length - 1).bit_length() - 3)))
+    return multiple(length, max(16, (1 << (length - 1).bit_length()) // parts))
 
 
 def coarse(count: int) -> int:
