@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from entjax.cli import restored
+from entjax.commands import restored
 from entjax.log import read_lines
 from entjax.setup import Parts
 from entjax.studies.exported import compare, own_answers, their_answers
