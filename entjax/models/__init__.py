@@ -1,6 +1,6 @@
 """Decoders of the Llama family in Flax NNX, and their Hugging Face checkpoints."""
 
-from entjax.models.cache import CACHE_AXES, Cache, init_cache, take_rows
+from entjax.models.cache import Cache, init_cache, take_rows
 from entjax.models.config import DecoderConfig, Rope
 from entjax.models.decoder import Decoder
 from entjax.models.files import CheckpointError
@@ -10,7 +10,6 @@ from entjax.models.tokenizer import load_tokenizer
 from entjax.models.weights import logical_axes
 
 __all__ = [
-    "CACHE_AXES",
     "Cache",
     "CheckpointError",
     "Decoder",

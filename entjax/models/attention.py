@@ -47,7 +47,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 def heads_of(x: jax.Array, matrix: jax.Array, bias: jax.Array | None) -> jax.Array:
     """x [B, T, D] times a matrix [D, H, h], head-major: [B, H, T, h]."""
-    y = contract("btd,dnh->bnth", x, matrix.astype(x.dtype))
+    y = contract("btd,dnh->btnh", x, matrix.astype(x.dtype)).swapaxes(1, 2)
     return y if bias is None else y + bias.astype(x.dtype)[None, :, None, :]
 
 
@@ -86,7 +86,7 @@ def attention(
     else:
         p = probabilities(q, k, place.mask)
         mixed = jnp.einsum("bkgts,bksh->bkgth", p.astype(x.dtype), v).reshape(q.shape)
-    y = contract("bnth,nhd->btd", mixed, weights["out"].astype(x.dtype))
+    y = contract("btnh,nhd->btd", mixed.swapaxes(1, 2), weights["out"].astype(x.dtype))
     return (y + along_last(weights["out_bias"], y) if config.out_bias else y), cache, p
 
 

@@ -1,4 +1,9 @@
-"""The key/value cache: one array each for keys and values, slot s of a row holds position s of that row."""
+"""The key/value cache: slot s of a row holds position s of that row.
+
+Scanned layers share one array each for keys and values. Layers that are unrolled have arrays of their own, which a step reads
+where they lie, and their keys have the slots last: q k^T then contracts over an axis that is not the last one of the keys, where
+a CPU would first lay out all of them anew (a third of the time for a token).
+"""
 
 from __future__ import annotations
 
@@ -10,25 +15,21 @@ import jax.numpy as jnp
 
 from entjax.models.config import DecoderConfig, check_length
 
-CACHE_AXES = ("layers", "batch", "kv_heads", "slots", "head_dim")
-
-# (layer, slot) of each new token [B, T], with the rows as a batch axis on both sides: a sharded row axis stays where it is,
-# while an index array for the rows makes XLA gather the keys of all devices before it writes them.
-_BY_ROW = jax.lax.ScatterDimensionNumbers(
-    update_window_dims=(2, 3),
-    inserted_window_dims=(0, 3),
-    operand_batching_dims=(1,),
-    scatter_dims_to_operand_dims=(0, 3),
-    scatter_indices_batching_dims=(0,),
-)
+VALUE_SLOTS = 3  # the axis of the slots in v
 
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values [L, B, Hkv, S, h]: L layers, B rows, S slots."""
+    """B rows, S slots. Scanned: one k and v [L, B, Hkv, S, h]. Unrolled: for each layer a k [1, B, Hkv, h, S] and a v
+    [1, B, Hkv, S, h]. The rows are always axis 1."""
 
-    k: jax.Array
-    v: jax.Array
+    k: tuple[jax.Array, ...]
+    v: tuple[jax.Array, ...]
+    key_slots: int = flax.struct.field(pytree_node=False)  # the axis of the slots in k
+
+    @property
+    def slots(self) -> int:
+        return self.v[0].shape[VALUE_SLOTS]
 
 
 def init_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any = None) -> Cache:
@@ -36,9 +37,13 @@ def init_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any = None)
     if batch < 1 or slots < 1:
         raise ValueError(f"A cache needs at least one row and one slot; got batch {batch} and slots {slots}.")
     check_length(config, slots)
-    shape = (config.layers, batch, config.kv_heads, slots, config.head_dim)
     dtype = config.dtype if dtype is None else dtype
-    return Cache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
+    zeros = lambda layers, *last: jnp.zeros((layers, batch, config.kv_heads, *last), dtype)
+    long, wide = (slots, config.head_dim), (config.head_dim, slots)
+    if config.scan_layers:
+        return Cache((zeros(config.layers, *long),), (zeros(config.layers, *long),), VALUE_SLOTS)
+    own = range(config.layers)
+    return Cache(tuple(zeros(1, *wide) for _ in own), tuple(zeros(1, *long) for _ in own), VALUE_SLOTS + 1)
 
 
 def take_rows(cache: Cache, rows: jax.Array) -> Cache:
@@ -46,28 +51,77 @@ def take_rows(cache: Cache, rows: jax.Array) -> Cache:
     return jax.tree.map(lambda x: jnp.take(x, rows, axis=1), cache)
 
 
+def widen(cache: Cache, more: int) -> Cache:
+    """The cache with `more` empty slots behind the others."""
+
+    def pad(x: jax.Array, axis: int) -> jax.Array:
+        return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
+
+    return _by_axis(pad, cache)
+
+
+def narrow(cache: Cache, slots: int) -> Cache:
+    """The first slots alone, so that a loop over tokens need not cut them out for every token."""
+    return _by_axis(lambda x, axis: jax.lax.slice_in_dim(x, 0, slots, axis=axis), cache)
+
+
+def put_back(cache: Cache, first: Cache) -> Cache:
+    """The cache with its first slots replaced."""
+    if first.slots == cache.slots:
+        return first
+    return jax.tree.map(lambda whole, part: jax.lax.dynamic_update_slice(whole, part, (0,) * 5), cache, first)
+
+
 def write(cache: Cache, layer: Any, k: jax.Array, v: jax.Array, positions: jax.Array) -> Cache:
     """Puts k, v [B, Hkv, T, h] of a layer into the slots `positions` [B, T], except those outside [0, S)."""
-    slots = cache.k.shape[3]
     # An index below zero would count from the end, so it is moved past the end, where it is dropped.
-    slot = jnp.where(positions < 0, jnp.asarray(slots, positions.dtype), positions)
-    where = jnp.stack([jnp.full_like(slot, layer), slot], axis=-1)
-    return jax.tree.map(
-        lambda old, new: jax.lax.scatter(
-            old,
-            where,
-            new.transpose(0, 2, 1, 3).astype(old.dtype),
-            _BY_ROW,
-            mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
-        ),
-        cache,
-        Cache(k=k, v=v),
-    )
+    slot = jnp.where(positions < 0, jnp.asarray(cache.slots, positions.dtype), positions)
+    block, index = _place(layer)
+    to = jnp.stack([jnp.full_like(slot, index), slot], axis=-1)
+
+    def put(arrays: tuple[jax.Array, ...], new: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+        old, new = arrays[block], new.transpose(0, 2, 1, 3).astype(arrays[block].dtype)
+        drop = jax.lax.GatherScatterMode.FILL_OR_DROP
+        written = jax.lax.scatter(old, to, new, _by_row(axis), mode=drop)
+        return (*arrays[:block], written, *arrays[block + 1 :])
+
+    return cache.replace(k=put(cache.k, k, cache.key_slots), v=put(cache.v, v, VALUE_SLOTS))
 
 
 def read(cache: Cache, layer: Any, window: int | None) -> tuple[jax.Array, jax.Array]:
     """Keys and values [B, Hkv, window, h] of one layer: the first `window` slots, or all."""
-    size = (1, *cache.k.shape[1:3], window or cache.k.shape[3], cache.k.shape[4])
-    start = (layer, *(jnp.zeros((), jnp.int32),) * 4) if isinstance(layer, jax.Array) else (layer, 0, 0, 0, 0)
-    k, v = (jax.lax.dynamic_slice(x, start, size)[0] for x in (cache.k, cache.v))
-    return k, v
+    block, index = _place(layer)
+
+    def get(x: jax.Array, axis: int) -> jax.Array:
+        size = [1, *x.shape[1:]]
+        size[axis] = window or size[axis]
+        start = (jnp.asarray(index, jnp.int32), *(jnp.zeros((), jnp.int32),) * 4)
+        static = isinstance(index, int)
+        return (x if static and tuple(size) == x.shape else jax.lax.dynamic_slice(x, start, size))[0]
+
+    k, v = get(cache.k[block], cache.key_slots), get(cache.v[block], VALUE_SLOTS)
+    return k if cache.key_slots == VALUE_SLOTS else k.swapaxes(2, 3), v
+
+
+def _place(layer: Any) -> tuple[int, Any]:
+    """(array, index in it): unrolled layers have numbers and arrays of their own, the number of a scanned one is traced."""
+    return (0, layer) if isinstance(layer, jax.Array) else (layer, 0)
+
+
+def _by_axis(f: Any, cache: Cache) -> Cache:
+    """f(array, axis of its slots) on every array."""
+    return cache.replace(
+        k=tuple(f(x, cache.key_slots) for x in cache.k), v=tuple(f(x, VALUE_SLOTS) for x in cache.v)
+    )
+
+
+def _by_row(slots: int) -> jax.lax.ScatterDimensionNumbers:
+    """(layer, slot) of each new token [B, T], with the rows as a batch axis on both sides: a sharded row axis stays where it is,
+    while an index array for the rows makes XLA gather the keys of all devices before it writes them."""
+    return jax.lax.ScatterDimensionNumbers(
+        update_window_dims=(2, 3),
+        inserted_window_dims=(0, slots),
+        operand_batching_dims=(1,),
+        scatter_dims_to_operand_dims=(0, slots),
+        scatter_indices_batching_dims=(0,),
+    )

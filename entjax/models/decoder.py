@@ -25,7 +25,7 @@ from entjax.models.weights import initial_weights, unstack
 Constrain = Callable[[jax.Array, tuple[str, ...]], jax.Array]
 HIDDEN_AXES = ("batch", "sequence", "embed")
 
-# Up to this many tokens a one-hot matmul is the faster look-up; its gradient is a matmul and no scatter.
+# Up to this many tokens a one-hot matmul is the faster look-up where there is a gradient: a matmul as well, and no scatter.
 SMALL_VOCAB = 512
 
 
@@ -81,7 +81,7 @@ class Decoder(nnx.Module):
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
         mask = _causal(tokens.shape[1], segments) if cache is None else _filled(positions, cache, window)
         cos, sin = cos_sin(config.rope, config.head_dim, positions)
-        x = look_up(self.embedding[...], tokens, config)
+        x = look_up(self.embedding[...], tokens, config, trained=cache is None)
         run = _scanned if config.scan_layers else _unrolled
         weights = nnx.to_pure_dict(nnx.state(self.layers))
         body = _layer(config, Place(positions, cos, sin, mask), window, self.constrain)
@@ -118,9 +118,11 @@ class Decoder(nnx.Module):
         return rms_norm(x[:, width:], self.norm[...], self.config.norm_eps).reshape(*tokens.shape, -1)
 
 
-def look_up(embedding: jax.Array, tokens: jax.Array, config: DecoderConfig) -> jax.Array:
+def look_up(
+    embedding: jax.Array, tokens: jax.Array, config: DecoderConfig, *, trained: bool = True
+) -> jax.Array:
     """The rows [B, T, D] of the embedding [V, D], in the compute type."""
-    if config.vocab > SMALL_VOCAB:
+    if config.vocab > SMALL_VOCAB or not trained:
         return jnp.take(embedding, tokens, axis=0).astype(config.dtype)
     hot = jax.nn.one_hot(tokens, config.vocab, dtype=config.dtype)
     # Full precision, or an accelerator would round the embedding on its way through the matmul.
@@ -196,7 +198,7 @@ def _causal(length: int, segments: jax.Array | None) -> jax.Array:
 
 def _filled(positions: jax.Array, cache: Cache, window: int | None) -> jax.Array:
     """[B, T, window or S]: slot s is at or before the query's position."""
-    slots = jnp.arange(window or cache.k.shape[3], dtype=positions.dtype)
+    slots = jnp.arange(window or cache.slots, dtype=positions.dtype)
     return slots[None, None, :] <= positions[:, :, None]
 
 
@@ -205,8 +207,8 @@ def _check_call(
 ) -> None:
     if cache is not None and segments is not None:
         raise ValueError("A cached row holds one sequence: pass segments or a cache, not both.")
-    if window is not None and (cache is None or not 0 < window <= cache.k.shape[3]):
-        slots = "no cache" if cache is None else f"a cache of {cache.k.shape[3]} slots"
+    if window is not None and (cache is None or not 0 < window <= cache.slots):
+        slots = "no cache" if cache is None else f"a cache of {cache.slots} slots"
         raise ValueError(f"window is how many slots of the cache are read; got window {window} with {slots}.")
     if attention_layer is not None and not 0 <= attention_layer < config.layers:
         raise ValueError(

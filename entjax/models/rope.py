@@ -81,12 +81,17 @@ def cos_sin(rope: Rope, head_dim: int, positions: jax.Array) -> tuple[jax.Array,
     """cos and sin [B, 1, T, head_dim / 2] in float32 of the angles positions [B, T] * w."""
     frequencies, factor = inverse_frequencies(rope, head_dim)
     angles = positions.astype(jnp.float32)[:, None, :, None] * jnp.asarray(frequencies)[None, None, None, :]
-    return jnp.cos(angles) * factor, jnp.sin(angles) * factor
+    # XLA on a CPU would compute both anew for every head of every layer, inside whatever uses them; the result of a product,
+    # here with the identity, it keeps.
+    same = jnp.eye(head_dim // 2, dtype=jnp.float32)
+    kept = lambda x: jnp.matmul(x * factor, same, precision=jax.lax.Precision.HIGHEST)
+    return kept(jnp.cos(angles)), kept(jnp.sin(angles))
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Turns the pairs (x_i, x_{i + h/2}) of x [B, H, T, h] by their angles; computed in at least float32."""
     dtype = wide(x.dtype)
-    first, second = jnp.split(x.astype(dtype), 2, axis=-1)
+    y = x.astype(dtype)
     cos, sin = cos.astype(dtype), sin.astype(dtype)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    cos, sin = jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
+    return (y * cos + jnp.roll(y, x.shape[-1] // 2, axis=-1) * sin).astype(x.dtype)

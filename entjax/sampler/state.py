@@ -15,6 +15,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from entjax.models import Cache, take_rows
+from entjax.models.cache import widen
 
 Program = tuple[tuple[str, Callable], ...]  # the names and updates of the decoding rules, in order
 
@@ -167,7 +168,7 @@ def begin(prefix: Prefix, request: Request, slots: int) -> DecodeState:
         finished=jnp.zeros(rows, bool),
         key=request.key,
         temperature=request.temperature,
-        cache=jax.tree.map(lambda x: jnp.pad(x, ((0, 0),) * 3 + ((0, more), (0, 0))), cache),
+        cache=widen(cache, more),
         rules=request.rules,
         stop=request.stop,
         pad=request.pad,

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from entjax.decoding import DecodeContext
 from entjax.models import Cache, Decoder
+from entjax.models.cache import narrow, put_back
 from entjax.sampler import policy
 from entjax.sampler.state import DecodeState, Prefix, Program
 from entjax.transform import Transform, chain
@@ -34,8 +35,11 @@ def decode(model: Decoder, state: DecodeState, steps: Int[Array, ""], window: in
         step, state = carry
         return step + 1, _token(model, rules, state, window)
 
+    whole = state.cache
+    if not model.config.scan_layers:  # for scanned layers it would be a second cache in memory
+        state = state.replace(cache=narrow(whole, window))
     _, state = jax.lax.while_loop(goes_on, advance, (jnp.zeros((), jnp.int32), state))
-    return state
+    return state.replace(cache=put_back(whole, state.cache))
 
 
 def peek(model: Decoder, state: DecodeState, window: int) -> Float[Array, "R V"]:

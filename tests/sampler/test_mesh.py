@@ -66,6 +66,6 @@ def test_rows_stay_on_their_devices(world):
     for now in (state, sampler.decode(params, state, 3), sampler.fork(state, ids[::-1])):
         for leaf in (now.tokens, now.logp, now.done, now.key):
             assert leaf.sharding.is_equivalent_to(rows, leaf.ndim)
-        assert now.cache.k.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec(None, "data")), 5)
+        assert now.cache.k[0].sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec(None, "data")), 5)
     text = sampler.device.decode.lower(params, state, np.int32(3), 16).compile().as_text()
     assert "all-gather" not in text and "all-to-all" not in text  # nothing of a row travels
