@@ -15,9 +15,9 @@ from entjax import features, vocab
 SHAPES = {"tokens": 2048, "width": 1024, "vocabulary": 151_936, "dtype": "float32"}
 
 
-def rows(shapes=None, rounds=5):
+def rows(tokens=SHAPES["tokens"], rounds=5):
     """One row; the compiled temporary memory of each program goes into the notes."""
-    s = shapes or SHAPES
+    s = {**SHAPES, "tokens": tokens}
     n, d, v = s["tokens"], s["width"], s["vocabulary"]
     keys = jax.random.split(jax.random.key(0), 3)
     hidden = jax.random.normal(keys[0], (8, n // 8, d), s["dtype"])

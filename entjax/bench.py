@@ -50,7 +50,7 @@ def run(options: Any) -> int:
     print(harness.HEADER, flush=True)
     for name in wanted or known:
         rows = importlib.import_module(f"benchmarks.{name}").rows
-        own = choices | ({"peers": True} if options.peers else {})
+        own = choices | {"out": out} | ({"peers": True} if options.peers else {})
         taken = {key: value for key, value in own.items() if key in inspect.signature(rows).parameters}
         harness.report(name, functools.partial(rows, **taken), out)
     print(f"\nJSON: {out}")
@@ -58,6 +58,8 @@ def run(options: Any) -> int:
 
 
 def _choice(word: str) -> tuple[str, Any]:
-    """ "rounds=3" or "works=a,b": a number, or words."""
+    """ "rounds=3", "works=a,b" or "model=30M": a number, several words, or one."""
     key, _, value = word.partition("=")
-    return key, int(value) if value.isdigit() else tuple(value.split(","))
+    if value.isdigit():
+        return key, int(value)
+    return key, tuple(value.split(",")) if key.endswith("s") else value
