@@ -30,10 +30,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     top = parser()
     options, rest = top.parse_known_args(arguments)
     late = [word for word in rest if "=" in word and not word.startswith("-")]
-    if len(late) < len(rest) or (late and "override" not in options):
+    words = next((k for k in ("override", "name") if isinstance(vars(options).get(k), list)), None)
+    if len(late) < len(rest) or (late and words is None):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
-    if late:
-        options.override = [*options.override, *late]
+    if words and late:
+        setattr(options, words, [*getattr(options, words), *late])
     return options
 
 

@@ -56,6 +56,7 @@ def test_one_process_talks_to_itself():
 def test_overrides_may_stand_behind_the_flags():
     words = ["train", "c.py", "lr=1", "--workdir", "w", "steps=2", "--init-timeout", "5", "seed=3"]
     assert cli._parse(words).override == ["lr=1", "steps=2", "seed=3"]
+    assert cli._parse(["bench", "grpo", "--peers", "rounds=3"]).name == ["grpo", "rounds=3"]
     for bad in (["train", "c.py", "--workdir", "w", "--nothing=1"], ["methods", "grpo", "lr=1"]):
         with pytest.raises(SystemExit):
             cli._parse(bad)
