@@ -1,7 +1,8 @@
 """What the papers claim, as questions to the study's results: claimed, measured, and whether it holds here.
 
 A difference to GRPO holds when its mean over paired runs exceeds twice its standard error, does not when it lies as far on the
-other side, and cannot be seen at this scale otherwise, or with fewer than three pairs. A number with a bound holds or does not.
+other side, and cannot be seen at this scale otherwise, or with fewer than three pairs. A number with a bound holds or does not,
+from three runs on.
 """
 
 from __future__ import annotations
@@ -76,9 +77,8 @@ def holds_target(bound: float) -> Callable:
 
     def ask(results, arm):
         found = over([r for r in results if r["arm"] == arm], distance)
-        if not found.n:
-            return "no run", UNSEEN
-        return f"mean distance from the target {found.mean:.1%}", HOLDS if found.mean <= bound else FAILS
+        text = f"mean distance from the target {found.mean:.1%} ({found.n} runs)"
+        return text, UNSEEN if found.n < 3 else HOLDS if found.mean <= bound else FAILS
 
     return ask
 

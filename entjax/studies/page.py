@@ -48,7 +48,8 @@ Written from [study.json](study.json) by `python -m entjax.studies.run --minutes
 A policy of 150,000 parameters learns from verified rewards. All arms of a setting have the same number of steps, prompts and
 samples (AEPO samples a quarter more, by its nature), the same learning rate, and are paired by warm start and seed. Evaluation:
 128 prompts that no run trains on, 32 samples each. Options that carry the scale of a language model are scaled to this one
-(`entjax/studies/grid.py` has them all). A number is the mean over the runs ± its standard error.
+(`entjax/studies/grid.py` has them all). A number is the mean over the runs ± its standard error. Step times are wall times: where
+runs shared their machine with other work, as these did, they tell little.
 
 """
 
