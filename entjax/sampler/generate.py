@@ -86,7 +86,7 @@ def generate(
     out = _outputs(job, state)
     prefix = prefix if waiting < job.total else None  # or its memory is free for the others
     while board.running.any():
-        watched = bool(how.stop_strings) or waiting < job.total
+        watched = bool(how.stop_strings) or waiting < job.total or _half(sampler, len(board.owner)) > 0
         state = _run(sampler, params, state, board, watched)
         if watched:
             state = _look(sampler, how, state, board)
@@ -94,6 +94,8 @@ def generate(
             _harvest(state, board, out)
             request, waiting = _seat(sampler, job, board, waiting)
             state = sampler.device.refill(state, prefix, request)
+        elif waiting == job.total:
+            state, board = _shrink(sampler, state, board, out)
     _harvest(state, board, out)
     return Completions(**out, group=job.prompt)
 
@@ -134,6 +136,29 @@ def _look(sampler: Sampler, how: Sampling, state: DecodeState, board: Board) -> 
 def _worth_refilling(board: Board) -> bool:
     """A refill copies the cache, which costs about one step: wait until an eighth of the rows are idle."""
     return not board.running.any() or 8 * int((~board.running).sum()) >= len(board.owner)
+
+
+def _half(sampler: Sampler, rows: int) -> int:
+    """The next smaller batch, 0 where there is none."""
+    least = sampler.shapes.shrink
+    return rows // 2 if least and rows % 2 == 0 and rows // 2 >= least else 0
+
+
+def _shrink(
+    sampler: Sampler, state: DecodeState, board: Board, out: dict[str, np.ndarray]
+) -> tuple[DecodeState, Board]:
+    """Half the rows, or half of these, once that many hold all that still run; the long ones of a batch then cost less."""
+    running = np.flatnonzero(board.running)
+    size = len(board.owner)
+    while len(running) and _half(sampler, size) >= len(running):
+        size = _half(sampler, size)
+    if size == len(board.owner):
+        return state, board
+    _harvest(state, board, out)
+    idle = np.flatnonzero(~board.running)[: size - len(running)]
+    rows = np.sort(np.concatenate([running, idle])).astype(np.int32)
+    state = sampler.device.fork(state, rows, None)
+    return state, Board(*(getattr(board, field.name)[rows] for field in dataclasses.fields(board)))
 
 
 def _seat(sampler: Sampler, job: Job, board: Board, waiting: int) -> tuple[Request, int]:

@@ -177,6 +177,8 @@ def make_sampler(
     bad = [i for i in (*eos_ids, pad_id) if not 0 <= i < model.config.vocab]
     if bad:
         raise ValueError(f"Token ids {bad} are outside the model's vocabulary of {model.config.vocab}.")
-    rows, pieces = shapes.rows, multiple_of(row_shards(rows_sharding))
-    shapes = shapes._replace(rows=lambda size: pieces(rows(size)))
+    rows, shards = shapes.rows, row_shards(rows_sharding)
+    shapes = shapes._replace(rows=lambda size: multiple_of(shards)(rows(size)))
+    if shards > 1:  # rows do not change their devices
+        shapes = shapes._replace(shrink=0)
     return Sampler(compile_for(model, rows_sharding), model.config, tuple(eos_ids), pad_id, text, shapes)

@@ -32,7 +32,9 @@ class Shapes(NamedTuple):
     rows: number of prompts, and of sequences; filler rows are done before they start.
     window: slots read by a step of the decode loop, which is compiled once for each value that occurs.
     at_once: sequences decoded at the same time; when there are more, rows that end make room for those that wait.
-    block: tokens between two looks of the host, when it has to look: for stop strings, or while sequences wait.
+    block: tokens between two looks of the host, when it has to look: for stop strings, while sequences wait, or to shrink.
+    shrink: when half of the rows are done and nobody waits for their places, the others go on in a batch of half the size, a
+        program of its own, as long as that has so many rows; 0: never.
     """
 
     prompt: Bucket = power_of_two(16)
@@ -41,3 +43,4 @@ class Shapes(NamedTuple):
     window: Bucket = power_of_two(128)
     at_once: int = 1024
     block: int = 32
+    shrink: int = 16

@@ -112,6 +112,22 @@ def test_rows_that_end_make_room_for_those_that_wait(world):
     assert_same_sequences(narrow.generate(world.params, PROMPTS, HOW, key=KEY, samples=6), whole, range(24))
 
 
+def test_the_last_ones_go_on_in_a_smaller_batch(world):
+    how = dataclasses.replace(HOW, stop_ids=range(8, 14))  # lengths that differ
+    whole = world.sampler.generate(world.params, PROMPTS, how, key=KEY, samples=6)
+    small, sizes = world.with_shapes(shrink=3, block=2, rows=multiple_of(1)), []
+
+    def fork(state, rows, key):
+        sizes.append(len(rows))
+        return small.device.fork(state, rows, key)
+
+    spied = small._replace(device=small.device._replace(fork=fork))
+    assert_same_sequences(spied.generate(world.params, PROMPTS, how, key=KEY, samples=6), whole, range(24))
+    assert sizes
+    assert set(sizes) <= {12, 6, 3}
+    assert sizes == sorted(sizes, reverse=True)
+
+
 def test_a_temperature_for_each_sequence(world):
     temperature = [0.3, 1.0, 2.0, 1.0]
     mixed = world.sampler.generate(
