@@ -77,8 +77,13 @@ def sizes(runs: Sequence[Result]) -> str:
     """What was run."""
     say = lambda key: "/".join(str(x) for x in sorted({r[key] for r in runs}))
     warm, seeds = len({r["warm"] for r in runs}), len({(r["warm"], r["seed"]) for r in runs})
-    return (f"{len(runs)} runs: {say('steps')} steps of {say('prompts')} prompts x {say('samples')} samples, lr {say('lr')}; "
-            f"{seeds} seeds from {warm} warm start{'s' if warm > 1 else ''}.")  # fmt: skip
+    few = (
+        " Too few to tell arms apart: a difference between two rows is one of single runs."
+        if seeds < 3
+        else ""
+    )
+    return (f"{len(runs)} run{'s' * (len(runs) > 1)}: {say('steps')} steps of {say('prompts')} prompts x {say('samples')} samples, "
+            f"lr {say('lr')}; {seeds} seed{'s' * (seeds > 1)} from {warm} warm start{'s' * (warm > 1)}.{few}")  # fmt: skip
 
 
 def table(runs: Sequence[Result], arms: Sequence[str], target: float) -> str:
