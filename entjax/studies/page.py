@@ -82,8 +82,9 @@ def sizes(runs: Sequence[Result]) -> str:
         if seeds < 3
         else ""
     )
-    return (f"{len(runs)} run{'s' * (len(runs) > 1)}: {say('steps')} steps of {say('prompts')} prompts x {say('samples')} samples, "
-            f"lr {say('lr')}; {seeds} seed{'s' * (seeds > 1)} from {warm} warm start{'s' * (warm > 1)}.{few}")  # fmt: skip
+    count = lambda n, what: f"{n} {what}{'s' * (n > 1)}"
+    return (f"{count(len(runs), 'run')}: {say('steps')} steps of {say('prompts')} prompts x {say('samples')} samples, lr {say('lr')}; "
+            f"{count(seeds, 'seed')} from {count(warm, 'warm start')}.{few}")  # fmt: skip
 
 
 def table(runs: Sequence[Result], arms: Sequence[str], target: float) -> str:
