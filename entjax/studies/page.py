@@ -83,8 +83,8 @@ def sizes(runs: Sequence[Result]) -> str:
         else ""
     )
     count = lambda n, what: f"{n} {what}{'s' * (n > 1)}"
-    return (f"{count(len(runs), 'run')}: {say('steps')} steps of {say('prompts')} prompts x {say('samples')} samples, lr {say('lr')}; "
-            f"{count(seeds, 'seed')} from {count(warm, 'warm start')}.{few}")  # fmt: skip
+    size = f"{say('steps')} steps of {say('prompts')} prompts x {say('samples')} samples, lr {say('lr')}"
+    return f"{count(len(runs), 'run')}: {size}; {count(seeds, 'seed')} from {count(warm, 'warm start')}.{few}"
 
 
 def table(runs: Sequence[Result], arms: Sequence[str], target: float) -> str:
