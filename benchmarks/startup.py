@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 
@@ -10,9 +11,13 @@ from benchmarks.harness import Row
 
 def rows(rounds=5):
     """The base is a Python that imports JAX and flax.nnx and nothing else."""
-    run = lambda *arguments: subprocess.run(
-        [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL
-    )
+
+    def run(*arguments):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return {"processor": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+
     yield Row(
         "startup", "one process from start to end", {},
         {"import jax, flax.nnx": lambda: run("-c", "import jax, flax.nnx"), "import entjax": lambda: run("-c", "import entjax"),
