@@ -3,6 +3,7 @@
 Command:   launch/queued_resource.sh --env launch/env.sh run        with CONFIG=configs/llama31_8b.py
            ACCELERATOR_TYPE=v6e-32, TPU_WORKERS=8
 Check:     entjax compile configs/llama31_8b.py --topology v6e:4x8      (figures: docs/scale.md)
+Memory:    15.2 GB for the update, 12.3 GB while the sampler gets its weights, of 32 GB a v6e chip (compiled)
 Needs:     models/Llama-3.1-8B (a Hugging Face folder) and, with one object a line,
            data/gsm8k_train.jsonl, data/gsm8k_test.jsonl: {"question": ..., "answer": ...}.
 Expect:    nothing is claimed; no TPU was at hand.
@@ -29,7 +30,7 @@ def get_config():
         microbatches=8,
         lr=1e-6,
         lr_warmup=10,
-        mesh={"fsdp": -1},
+        mesh={"fsdp": -1, "tensor": 4},
         sampler_sharding=ShardingRules().without("fsdp"),
         sampler_rows=512,
         eval_every=20,

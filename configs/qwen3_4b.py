@@ -3,6 +3,7 @@
 Command:   launch/queued_resource.sh --env launch/env.sh run        with CONFIG=configs/qwen3_4b.py
            ACCELERATOR_TYPE=v6e-16, TPU_WORKERS=4
 Check:     entjax compile configs/qwen3_4b.py --topology v6e:4x4      (figures: docs/scale.md)
+Memory:    16.1 GB for the update, 20.4 GB while the sampler gets its weights, of 32 GB a v6e chip (compiled)
 Needs:     models/Qwen3-4B (a Hugging Face folder) and, with one object a line,
            data/math_train.jsonl: {"problem": ..., "solution": ...}; data/math500.jsonl: {"prompt": ..., "answer": ...}.
 Expect:    nothing is claimed; no TPU was at hand.

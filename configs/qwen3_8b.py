@@ -3,6 +3,7 @@
 Command:   launch/queued_resource.sh --env launch/env.sh run        with CONFIG=configs/qwen3_8b.py
            ACCELERATOR_TYPE=v5p-64 (32 chips), TPU_WORKERS=8
 Check:     entjax compile configs/qwen3_8b.py --topology v5p:4x4x2      (figures: docs/scale.md)
+Memory:    17.0 GB for the update, 54.0 GB while the sampler gets its weights, of 95 GB a v5p chip (compiled)
 Needs:     models/Qwen3-8B (a Hugging Face folder) and, with one object a line,
            data/dapo_math.jsonl, data/math500.jsonl: {"prompt": ..., "answer": ...}.
 Expect:    nothing is claimed; no TPU was at hand.
