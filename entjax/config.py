@@ -172,6 +172,8 @@ def load_config(path: str | Path) -> Config:
     except SyntaxError as error:
         raise ConfigError(f"{path} is not valid Python: {error}.") from error
     except (Exception, SystemExit) as error:  # whatever the file's own code may raise
+        if "null bytes" in str(error):  # a SyntaxError only from Python 3.11.4 on
+            raise ConfigError(f"{path} is not valid Python: {error}.") from error
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else str(path)
         raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
