@@ -92,10 +92,21 @@ def assert_same(one, other, atol=1e-5):
         np.testing.assert_allclose(a, b, atol=atol, rtol=1e-4)
 
 
+SCANNED, TIED = {"scan_layers": True, "remat": "full"}, {"remat": "dots", "tied": True}
+
+
 @pytest.mark.parametrize(
-    "decoder", [{}, {"scan_layers": True, "remat": "full"}, {"remat": "dots", "tied": True}]
+    "decoder, minibatches, microbatches",
+    [
+        ({}, 1, 1),
+        (SCANNED, 2, 2),
+        (TIED, 1, 1),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (({}, 2, 2), (SCANNED, 1, 1), (TIED, 2, 2))
+        ),
+    ],
 )
-@pytest.mark.parametrize("minibatches, microbatches", [(1, 1), (2, 2)])
 def test_a_packed_step_is_the_plain_step(always, decoder, minibatches, microbatches):
     batch, sizes = rollout(), {"minibatches": minibatches, "microbatches": microbatches}
     plain, metrics, scored = run(rich_objective(), batch, False, decoder=model(**decoder), **sizes)

@@ -241,7 +241,10 @@ def odd_texts(**changes):
 
 @pytest.mark.parametrize(
     "strategy",
-    [replay(size=4, ready=0.25, tolerate=2), recent_samples(resample=1, surplus=4.0)],
+    [
+        replay(size=4, ready=0.25, tolerate=2),
+        pytest.param(recent_samples(resample=1, surplus=4.0), marks=pytest.mark.slow),
+    ],
     ids=lambda s: s.name,
 )
 def test_resume_brings_the_memory_back(strategy, tmp_path):
