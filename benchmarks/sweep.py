@@ -11,11 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from benchmarks.harness import Row
-from benchmarks.work import MODELS, Work, fresh_state, make_model, make_trainer, rollout_of, work_flops
+from benchmarks.work import MODELS, Work, halves
 
 BASE, MODEL = Work(4, 8, 32, 64), MODELS["4.2M"]
 PICTURES = Path(__file__).parent.parent / "docs" / "images"
@@ -56,24 +53,11 @@ def rows(axes=tuple(AXES), rounds=3, out=None) -> Iterator[Row]:
 
 def _point(name: str, value: int, rounds: int) -> Row:
     work, config = AXES[name].at(value)
-    decoder = make_model(config)
-    trainer, states = make_trainer(decoder, microbatches=4), [fresh_state(decoder)]
-    sample = lambda: rollout_of(trainer, states[0].params, work, jax.random.key(1))
-    rollout = sample()
-    pack, tokens = trainer.plan(rollout), float(np.asarray(rollout.mask).sum())
-    scored = trainer.score(states[0], rollout, pack)
-
-    def update() -> Any:
-        state, metrics = trainer.step(states.pop(), scored, pack)
-        states.append(state)
-        return metrics
-
-    flops = {"update": work_flops(config, work, tokens, update_only=True)}
-    flops["rollout"] = work_flops(config, work, tokens) - flops["update"]
+    both = halves(config, work, microbatches=4)
     return Row(
         f"sweep {name} {value}", "a rollout batch, or one update in four microbatches; float32",
-        {**work._asdict(), "axis": name, "value": value, "flops": flops},
-        {"rollout": lambda: sample().tokens, "update": update}, None, 0.0, rounds,
+        {**work._asdict(), "axis": name, "value": value, "flops": both.flops},
+        {"rollout": both.sample, "update": both.update}, None, 0.0, rounds,
     )  # fmt: skip
 
 

@@ -21,40 +21,28 @@ import jax
 import numpy as np
 
 from benchmarks.harness import ceiling
-from benchmarks.work import MODELS, WORK, fresh_state, make_model, make_trainer, rollout_of, work_flops
+from benchmarks.work import MODELS, WORK, halves
 from entjax import packing
 
 
 def main(name: str, model: str, microbatches: int = 1) -> None:
-    work, config = WORK[name], MODELS[model]
-    decoder = make_model(config, work.eos_every)
-    trainer, states = make_trainer(decoder, microbatches=microbatches), [fresh_state(decoder)]
-    rollout = rollout_of(trainer, states[0].params, work, jax.random.key(1))
-    pack, tokens = trainer.plan(rollout), float(np.asarray(rollout.mask).sum())
-    rollout = trainer.score(states[0], rollout, pack)
-
-    def update() -> Any:
-        state, metrics = trainer.step(states.pop(), rollout, pack)
-        states.append(state)
-        return metrics
-
-    def sample() -> Any:
-        return rollout_of(trainer, states[0].params, work, jax.random.key(1)).tokens
-
+    both = halves(MODELS[model], WORK[name], microbatches)
     speed = max(ceiling(1024)[1] for _ in range(9))
-    all_flops = work_flops(config, work, tokens)
-    floors = {update: work_flops(config, work, tokens, update_only=True)}
-    floors[sample] = all_flops - floors[update]
-    print(f"matmul: {speed / 1e9:.1f} GFLOP per processor second; computed places that are real: {packing.share(pack):.3f}"
-          if pack else "plain rows")  # fmt: skip
-    temporary = trainer.step.lower(states[0], rollout, pack).compile().memory_analysis().temp_size_in_bytes
-    for run in (update, sample):
+    print(f"matmul: {speed / 1e9:.1f} GFLOP per processor second; computed places that are real: {packing.share(both.pack):.3f}"
+          if both.pack else "plain rows")  # fmt: skip
+    temporary = (
+        both.trainer.step.lower(both.states[0], both.rollout, both.pack)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
+    for half, run in (("update", both.update), ("rollout", both.sample)):
         user, system = best(run)
-        floor = floors[run] / speed
-        print(f"{run.__name__}: {user + system:.3f} processor seconds ({system:.3f} of them in the kernel), floor {floor:.3f}, "
+        floor = both.flops[half] / speed
+        print(f"{half}: {user + system:.3f} processor seconds ({system:.3f} of them in the kernel), floor {floor:.3f}, "
               f"ratio {(user + system) / floor:.2f}")  # fmt: skip
     print(f"temporary memory of the update: {temporary / 1e6:.0f} MB")
-    for kind, seconds in by_kind(update).most_common(16):
+    for kind, seconds in by_kind(both.update).most_common(16):
         print(f"{seconds * 1e3:9.1f} ms  {kind}")
 
 

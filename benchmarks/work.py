@@ -166,6 +166,37 @@ def rollout_of(trainer: Trainer, params: Any, work: Work, key: Any, bucket_rows:
     return to_rollout(harvest, rows=work.rows, length=bucket(int(done.length.max())), temperature=1.0)
 
 
+class Halves(NamedTuple):
+    """Both halves of a GRPO step, each to be run again and again, and the arithmetic of each."""
+
+    trainer: Trainer
+    states: list  # the one state, which an update takes out and puts back
+    rollout: Any
+    pack: Any
+    sample: Any
+    update: Any
+    flops: dict[str, float]
+
+
+def halves(config: DecoderConfig, work: Work, microbatches: int) -> Halves:
+    """Rollout and update of a model with random weights."""
+    decoder = make_model(config, work.eos_every)
+    trainer, states = make_trainer(decoder, microbatches=microbatches), [fresh_state(decoder)]
+    sample = lambda: rollout_of(trainer, states[0].params, work, jax.random.key(1))
+    rollout = sample()
+    pack, tokens = trainer.plan(rollout), float(np.asarray(rollout.mask).sum())
+    rollout = trainer.score(states[0], rollout, pack)
+
+    def update() -> Any:
+        state, metrics = trainer.step(states.pop(), rollout, pack)
+        states.append(state)
+        return metrics
+
+    flops = {"update": work_flops(config, work, tokens, update_only=True)}
+    flops["rollout"] = work_flops(config, work, tokens) - flops["update"]
+    return Halves(trainer, states, rollout, pack, lambda: sample().tokens, update, flops)
+
+
 def work_flops(
     config: DecoderConfig, work: Work, completion_tokens: float, *, update_only: bool = False
 ) -> float:
