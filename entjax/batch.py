@@ -38,7 +38,8 @@ class Batch(NamedTuple):
 def make_batch(parts: Parts, state: TrainState, step: int, memory: Mapping[str, Any]) -> Batch:
     """By the policy of `state`; moves the stream of prompts on."""
     c, started = parts.config, time.perf_counter()
-    knobs, temperature = knobs_of(state), temperature_of(state, c.temperature)
+    knobs = knobs_of(state)
+    temperature = knobs.get("temperature", c.temperature)
     with jax.profiler.TraceAnnotation("rollout"):
         tools = parts.tools(state.params, step, temperature=temperature, knobs=knobs)
         examples = distributed.examples(parts.stream.next())
@@ -87,7 +88,3 @@ def knobs_of(state: TrainState) -> dict[str, float]:
     """The scalars that transforms have set for the rollout; what nobody has set yet is not there."""
     knobs = {name: float(x) for name, x in jax.device_get(state.knobs).items()}
     return {name: value for name, value in knobs.items() if value == value}
-
-
-def temperature_of(state: TrainState, default: float) -> float:
-    return knobs_of(state).get("temperature", default)
