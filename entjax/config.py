@@ -5,6 +5,7 @@ Everything that can be wrong with a config is found here, before anything is com
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import hashlib
@@ -146,6 +147,14 @@ SETTABLE = sorted(
 )
 
 
+def check_syntax(path: Path) -> None:
+    """A SyntaxError for every file that is no Python; for null bytes Python before 3.11.4 has a ValueError."""
+    try:
+        ast.parse(path.read_bytes(), str(path))
+    except ValueError as error:
+        raise SyntaxError(str(error)) from error
+
+
 def load_config(path: str | Path) -> Config:
     """The config that a Python file's `get_config()` returns."""
     path = Path(path)
@@ -163,6 +172,7 @@ def load_config(path: str | Path) -> Config:
         )
     module = importlib.util.module_from_spec(spec)
     try:
+        check_syntax(path)
         spec.loader.exec_module(module)
         if "get_config" not in vars(module):
             raise ConfigError(f"{path}: a config file defines get_config() and returns ej.Config(...).")
@@ -172,8 +182,6 @@ def load_config(path: str | Path) -> Config:
     except SyntaxError as error:
         raise ConfigError(f"{path} is not valid Python: {error}.") from error
     except (Exception, SystemExit) as error:  # whatever the file's own code may raise
-        if "null bytes" in str(error):  # a SyntaxError only from Python 3.11.4 on
-            raise ConfigError(f"{path} is not valid Python: {error}.") from error
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else str(path)
         raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
