@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from entjax import commands
+
+Add = Callable[..., argparse.ArgumentParser]  # (name, function, help) -> the parser of a command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +62,13 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = lambda name, run, help: _command(subparsers, name, run, help)
 
+    for commands_of in (_train_command, _run_commands, _machine_commands, _model_commands):
+        commands_of(add)
+    return top
+
+
+def _train_command(add: Add) -> None:
+    """The command that runs a config."""
     one = add("train", commands.train, "run a config: warm start, rollouts, updates, evaluation")
     one.add_argument("config", type=Path, help="a Python file with get_config(), e.g. configs/quickstart.py")
     one.add_argument(
@@ -78,6 +87,9 @@ def parser() -> argparse.ArgumentParser:
     )
     _cluster_flags(one)
 
+
+def _run_commands(add: Add) -> None:
+    """Commands that read run directories, and the list of methods."""
     one = add("eval", commands.evaluate, "evaluate the last checkpoint of a run on its held-out prompts")
     one.add_argument("workdir", type=Path, help="a run directory")
     one.add_argument(
@@ -123,6 +135,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--samples", type=int, default=4, help="completions of each (default 4)")
     one.add_argument("--prompt", action="append", help="your own prompt instead; may be repeated")
 
+
+def _machine_commands(add: Add) -> None:
+    """Commands about where a config runs and how fast."""
     one = add(
         "compile",
         commands.compile,
@@ -161,6 +176,9 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="where the JSON goes (benchmarks/results/DEVICE)"
     )
 
+
+def _model_commands(add: Add) -> None:
+    """Commands that bring models in and out."""
     one = add("export", commands.export, "write the last checkpoint of a run as a Hugging Face folder")
     one.add_argument("workdir", type=Path, help="a run directory")
     one.add_argument("folder", type=Path, help="the folder to write")
@@ -177,7 +195,6 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("file", type=Path, help="a .gguf file")
     one.add_argument("folder", type=Path, help="the folder to write")
-    return top
 
 
 def _cluster_flags(one: argparse.ArgumentParser) -> None:
