@@ -18,6 +18,7 @@ from entjax.log import read_lines
 from entjax.preemption import Preempted
 from entjax.rundir import RunDirectoryError
 from entjax.train import train
+from tests.records import untimed
 
 
 def config(**changes):
@@ -30,10 +31,6 @@ def config(**changes):
         sft_steps=8, sft_batch=16, eval_every=2, eval_prompts=4, eval_samples=4, eval_k=(1, 4), save_every=1, keep=3,
     )  # fmt: skip
     return ej.Config(**{**base, **changes})
-
-
-def untimed(records):
-    return [{k: v for k, v in r.items() if not k.startswith(("time/", "tokens/"))} for r in records]
 
 
 @pytest.fixture(scope="module")

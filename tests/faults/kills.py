@@ -19,6 +19,7 @@ import numpy as np
 
 from entjax.log import read_lines
 from tests.distributed.processes import free_port
+from tests.records import untimed
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".pytest_cache" / "xla"
@@ -26,7 +27,6 @@ PHASES = ("start", "compile", "rollout", "reward", "update", "log", "save", "eva
 # Longest wait in seconds between the beginning of a phase and the signal; compilations come from the cache.
 DELAY = {"start": 4.0, "compile": 0.2, "rollout": 0.05, "reward": 0.04, "update": 0.05, "log": 0.01, "save": 0.1,
          "evaluate": 0.05}  # fmt: skip
-TIMED = ("time/", "tokens/")
 
 
 class Run:
@@ -156,10 +156,6 @@ def differences(one, other):
         for k in host_a
         if host_a[k] != host_b.get(k) and k not in ("metrics_bytes", "digest")
     ]
-
-
-def untimed(records):
-    return [{k: v for k, v in r.items() if not k.startswith(TIMED)} for r in records]
 
 
 def last_checkpoint(workdir):

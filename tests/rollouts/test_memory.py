@@ -17,6 +17,7 @@ from entjax.sampler import Completions
 from entjax.tasks import Example, Report
 from entjax.train import train
 from tests import tiny
+from tests.records import untimed
 from tests.rollouts import world
 
 G = 4
@@ -259,9 +260,8 @@ def test_resume_brings_the_memory_back(strategy, tmp_path):
     train(run(4), tmp_path / "whole")
     train(run(2), tmp_path / "halves")
     train(run(4), tmp_path / "halves", resume=True)
-    kept = lambda r: {k: v for k, v in r.items() if not k.startswith(("time/", "tokens/", "eval/"))}
     whole, halves = (
-        [kept(r) for r in read_lines(tmp_path / d / "metrics.jsonl") if "loss" in r]
+        untimed([r for r in read_lines(tmp_path / d / "metrics.jsonl") if "loss" in r], "eval/")
         for d in ("whole", "halves")
     )
     assert whole == halves and len(whole) == 4

@@ -10,6 +10,7 @@ import entjax as ej
 from entjax import setup
 from entjax.log import read_lines
 from entjax.rollouts import replay, to_rollout
+from tests.records import untimed
 
 ROWS, LENGTH = 32, 16
 
@@ -65,10 +66,7 @@ def one_step(c, weights=None):
 
 def curves(workdir):
     """Metrics of every step, times left out."""
-    keep = lambda record: {
-        k: v for k, v in record.items() if not k.startswith(("time/", "tokens/", "device/"))
-    }
-    return [keep(record) for record in read_lines(workdir / "metrics.jsonl")]
+    return untimed(read_lines(workdir / "metrics.jsonl"), "device/")
 
 
 def first_difference(one, other):
