@@ -8,7 +8,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # the environment sets already stand: run with XLA_FLAGS=--xla_cpu_use_fusion_emitters=true to test the programs users get.
 _FLAGS = {"--xla_force_host_platform_device_count": "8", "--xla_cpu_use_fusion_emitters": "false"}
 _GIVEN = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = " ".join([_GIVEN, *(f"{k}={v}" for k, v in _FLAGS.items() if k not in _GIVEN)]).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    [_GIVEN, *(f"{k}={v}" for k, v in _FLAGS.items() if k not in _GIVEN)]
+).strip()
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
