@@ -4,19 +4,22 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Thousands of small programs are compiled once and run once: without fusion emitters that takes a third of the time. Flags that
-# the environment sets already stand: run with XLA_FLAGS=--xla_cpu_use_fusion_emitters=true to test the programs users get.
-_FLAGS = {"--xla_force_host_platform_device_count": "8", "--xla_cpu_use_fusion_emitters": "false"}
-_GIVEN = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = " ".join(
-    [_GIVEN, *(f"{k}={v}" for k, v in _FLAGS.items() if k not in _GIVEN)]
-).strip()
+# Thousands of small programs are compiled once and run once: without fusion emitters that takes a third of the time. What is
+# trained in a process of its own gets the programs that users get; XLA_FLAGS=--xla_cpu_use_fusion_emitters=true: so do all.
+DEVICES, QUICK = "--xla_force_host_platform_device_count=8", "--xla_cpu_use_fusion_emitters=false"
+flags = os.environ.get("XLA_FLAGS", "").split()
+known = {flag.split("=")[0] for flag in flags}
+flags += [flag for flag in (DEVICES, QUICK) if flag.split("=")[0] not in known]
+os.environ["XLA_FLAGS"] = " ".join(flags)
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 import tests.shapes  # noqa: E402, F401
+
+jax.devices()  # reads the flags
+os.environ["XLA_FLAGS"] = " ".join(flag for flag in flags if flag != QUICK)
 
 ROOMS = "advantages weights clips regularizers averages rewards masked vocab features loss surrogates kl entropy_change passes"
 jaxtyping.install_import_hook([f"entjax.{room}" for room in ROOMS.split()], "tests.shapes.checked")

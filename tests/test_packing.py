@@ -100,10 +100,9 @@ SCANNED, TIED = {"scan_layers": True, "remat": "full"}, {"remat": "dots", "tied"
     [
         ({}, 1, 1),
         (SCANNED, 2, 2),
-        (TIED, 1, 1),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (({}, 2, 2), (SCANNED, 1, 1), (TIED, 2, 2))
+            for case in (({}, 2, 2), (SCANNED, 1, 1), (TIED, 1, 1), (TIED, 2, 2))
         ),
     ],
 )

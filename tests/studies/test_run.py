@@ -2,11 +2,13 @@
 
 import fcntl
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from entjax.studies import cells, grid, run
+from entjax.studies import cells, grid
 
 SMALL = [
     "--arms",
@@ -24,16 +26,27 @@ SMALL = [
 ]
 
 
-def test_smoke(tmp_path, capsys):
-    flags = [*SMALL, "--root", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs")]
+def test_smoke(tmp_path):
+    def study():
+        command = [
+            sys.executable,
+            "-m",
+            "entjax.studies.run",
+            *SMALL,
+            "--root",
+            tmp_path / "runs",
+            "--docs",
+            tmp_path / "docs",
+        ]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
+
     busy = tmp_path / "runs" / "cells" / "easy-entropy_budget-w0-s0"
     busy.mkdir(parents=True)
     with (busy / ".lock").open("w") as lock:  # as if another process were at it
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run.main(flags)
+        told = study()
         assert len(json.loads((tmp_path / "docs" / "study.json").read_text())["runs"]) == 1
-    run.main(flags)
-    told = capsys.readouterr().out
+    told += study()
     assert told.count("easy-grpo-w0-s0: ") == 1 and told.count("easy-entropy_budget-w0-s0: ") == 1
     found = json.loads((tmp_path / "docs" / "study.json").read_text())["runs"]
     assert [(r["arm"], len(r["entropy"]), r["evaluations"][-1]["step"]) for r in found] == [
