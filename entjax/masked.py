@@ -40,7 +40,7 @@ def mean(x: Array, mask: Array, axis=None, keepdims: bool = False) -> Array:
 
 def var(x: Array, mask: Array, axis=None, ddof: int = 0, keepdims: bool = False) -> Array:
     """Variance over valid entries, 0 where there are not more than `ddof`."""
-    centred = keep(wide(x) - mean(x, mask, axis, keepdims=True), mask)
+    centred = _centred(x, mask, axis)
     n = count(mask, axis, keepdims, centred.dtype)
     return jnp.sum(centred**2, axis=axis, keepdims=keepdims) / jnp.maximum(n - ddof, 1)
 
@@ -109,9 +109,14 @@ def nearest_quantile(x: Array, mask: Array, q: float) -> Array:
 
 def standardize(x: Array, mask: Array, axis=None, ddof: int = 0, eps: float = 0.0) -> Array:
     """(x - mean) / (std + eps) on valid entries, 0 elsewhere; 0 where all valid entries are equal."""
-    centred = wide(x) - mean(x, mask, axis, keepdims=True)
     spread = std(x, mask, axis, ddof, keepdims=True) + eps
-    return keep(centred / jnp.where(spread > 0, spread, 1), mask)
+    return _centred(x, mask, axis) / jnp.where(spread > 0, spread, 1)
+
+
+def _centred(x: Array, mask: Array, axis) -> Array:
+    """x - mean on valid entries, 0 elsewhere. Counted from the smallest, so that the mean of equal entries does not round."""
+    above = keep(wide(x) - minimum(x, mask, axis, keepdims=True), mask)
+    return keep(above - mean(above, mask, axis, keepdims=True), mask)
 
 
 def softmax(x: Array, mask: Array, axis: int = -1) -> Array:
@@ -142,9 +147,10 @@ def group_count(group: Int[Array, " B"], dtype=jnp.float32) -> Num[Array, " B"]:
 
 
 def group_mean(x: Shaped[Array, " B"], group: Int[Array, " B"]) -> Float[Array, " B"]:
-    """Mean over the rows of the group, at every row of it."""
-    s = group_total(x, group)
-    return s / jnp.maximum(group_count(group, s.dtype), 1)
+    """Mean over the rows of the group, at every row of it. Counted from the largest: the mean of equal values is that value."""
+    top = group_max(x, group)
+    below = group_total(wide(x) - top, group)
+    return top + below / jnp.maximum(group_count(group, below.dtype), 1)
 
 
 def group_std(x: Shaped[Array, " B"], group: Int[Array, " B"], ddof: int = 0) -> Float[Array, " B"]:

@@ -55,6 +55,16 @@ def test_softmax_and_standardize():
     np.testing.assert_allclose([z.mean(), z.std()], [0, 1], atol=1e-5)
 
 
+@pytest.mark.parametrize("value", [0.1, 0.7, 2.3])
+def test_equal_values_have_no_spread(value):
+    """A mean that rounds would make a deviation of its own, which standardize() would blow up to 1."""
+    for n in (3, 5, 7, 100):
+        same = jnp.full(n, value, jnp.float32)
+        assert masked.var(same, same > 0, ddof=1) == 0
+        np.testing.assert_array_equal(masked.standardize(same, same > 0, ddof=1), 0)
+        np.testing.assert_array_equal(masked.group_mean(same, jnp.arange(n) % 2), same)
+
+
 def test_groups():
     group = np.array([7, 2, 7, -1, 2, 7], np.int32)
     r = np.array([1.0, 2.0, 3.0, 100.0, 5.0, 8.0], np.float32)

@@ -26,8 +26,8 @@ def test_one_token_or_equal_entropies_change_nothing():
     single = jnp.zeros_like(rollout.mask).at[0, 5].set(True)
     out = apply(agentic_advantage(), rollout, signal.replace(mask=single))
     np.testing.assert_array_equal(out.advantage, jnp.where(single, signal.advantage, 0))
-    out = apply(agentic_advantage(), rollout, signal, entropy=jnp.ones_like(rollout.entropy))
-    np.testing.assert_allclose(out.advantage, signal.advantage, atol=1e-6)
+    out = apply(agentic_advantage(), rollout, signal, entropy=jnp.full_like(rollout.entropy, 0.7))
+    np.testing.assert_array_equal(out.advantage, signal.advantage)
 
 
 def test_floor_forbids_flipped_signs():

@@ -51,12 +51,26 @@ def test_grpo_ignores_the_unit_of_the_reward():
 
 
 @pytest.mark.parametrize(
-    "t", [A.group_normalize(), A.quantile(), A.pass_at_k(), A.quantile(interpolation="linear")]
+    "t",
+    [
+        A.group_normalize(),
+        A.leave_one_out(),
+        A.quantile(),
+        A.pass_at_k(),
+        A.quantile(interpolation="linear"),
+    ],
 )
 def test_equal_rewards_give_exactly_nothing(t):
     """0.1 is no binary fraction: a mean that is off by its last bit must not be divided by a tiny std."""
     a = per_row(t, batch(np.full(8, 0.1)))
     np.testing.assert_array_equal(a[:7], 0)
+
+
+@pytest.mark.parametrize("t", [A.leave_one_out(normalize=True), A.reinforce_pp_baseline()])
+def test_whitening_finds_nothing_in_equal_rewards(t):
+    """Nor may the rounding of a mean pass through a division by the spread that it made."""
+    a = per_row(t, batch(np.full(8, 0.6), np.array([0, 0, 0, 0, 0, 0, 1, 1])))
+    np.testing.assert_array_equal(a, 0)
 
 
 def test_rloo_is_the_mean_of_the_others():
