@@ -49,8 +49,11 @@ def forking_tokens(
             )  # as TRL and SIREN do: decides whether the threshold's own token stays
             threshold = masked.quantile(single, mask, 1 - rho.astype(jnp.float32))
             return mask & (entropy >= threshold.astype(entropy.dtype))
-        n = masked.count(mask, dtype=entropy.dtype)
-        return masked.highest(entropy, mask, jnp.maximum((rho * n + RULES[rule]).astype(jnp.int32), 1))
+        share = rho * masked.count(mask, dtype=entropy.dtype)
+        whole = jnp.floor(share)
+        # int(rho n + 0.9999); the sum itself would be rounded up in float32 from some thousand tokens on
+        k = whole + (share - whole >= 1 - RULES[rule]).astype(whole.dtype)
+        return masked.highest(entropy, mask, jnp.maximum(k.astype(jnp.int32), 1))
 
     def f(signal, context, *, rho):
         entropy, mask = context.stats["entropy"], signal.mask

@@ -20,6 +20,20 @@ def test_forking_keeps_the_highest_entropies(rho):
     assert rho == 1 or entropy[kept].min() > entropy[~kept].max()
 
 
+@pytest.mark.parametrize("n, rho", [(4096, 0.5), (10240, 0.2), (40960, 0.05)])
+def test_forking_keeps_the_right_number_of_many_tokens(n, rho):
+    """rho n + 0.9999 in float32 is the next whole number when rho n is whole and some thousand."""
+    rollout, signal, _ = batch()
+    wide = lambda x: jnp.broadcast_to(x[:1, :1], (8, n // 8))
+    rollout, signal = (
+        jax.tree.map(lambda x: wide(x) if jnp.ndim(x) == 2 else x, y) for y in (rollout, signal)
+    )
+    signal = signal.replace(mask=jnp.ones((8, n // 8), bool))
+    entropy = jnp.arange(n, dtype=jnp.float32).reshape(8, -1)
+    kept = apply(ej.weights.forking_tokens(rho), (rollout, signal, {"entropy": entropy})).mask
+    assert kept.sum() == round(n * rho)
+
+
 def test_forking_per_sequence():
     case = batch()
     mask = np.asarray(case[0].mask)
