@@ -42,7 +42,7 @@ def empg(
         as_value = lambda x: jnp.asarray(x, advantage.dtype)
         if steps == "tokens":
             on = signal.mask & (extra["turn"] >= 0)
-            slot = jnp.where(on, extra["turn"], on.shape[1])
+            slot = _slots(extra["turn"], on)
         else:
             on, slot = signal.mask, jnp.where(signal.mask, 0, signal.mask.shape[1])
         entropy, present, first = _steps(context.rollout.entropy.astype(advantage.dtype), slot)
@@ -64,6 +64,17 @@ def empg(
 
     needs = {"turn"} if steps == "tokens" else {"trajectory", "row_turn"}
     return tunable("empg", f, hyper, needs=needs, writes={"advantage"})
+
+
+def _slots(turn, on):
+    """The number of the token's step among those of its row, whatever their ids; T outside steps."""
+    length = on.shape[1]
+    turn = jnp.where(on, turn, jnp.iinfo(turn.dtype).max)
+    ordered = jnp.sort(turn, axis=1)
+    number = jnp.cumsum(ordered[:, 1:] != ordered[:, :-1], axis=1, dtype=jnp.int32)
+    number = jnp.pad(number, ((0, 0), (1, 0)))
+    first = jax.vmap(lambda row, ids: jnp.searchsorted(row, ids).astype(jnp.int32))(ordered, turn)
+    return jnp.where(on, jnp.take_along_axis(number, first, axis=1), length)
 
 
 def _steps(entropy, slot):

@@ -49,6 +49,18 @@ def test_against_loops(seed):
     assert abs(g.mean() - 1) < 1e-7 and (g > 1).any()
 
 
+def test_only_the_order_of_the_step_ids_counts():
+    """Ids may exceed the width of the batch: a row can hold the last turns of a long conversation."""
+    rollout, signal = batch()
+    ids = turns(rollout)
+    shifted = np.where(ids >= 0, 3 * ids + 1000, -1).astype(np.int32)
+    out = [
+        apply(empg(), rollout.replace(extra={"turn": jnp.asarray(x)}), signal).advantage
+        for x in (ids, shifted)
+    ]
+    np.testing.assert_array_equal(*out)
+
+
 def test_switched_off_it_only_centres():
     rollout, signal = batch()
     rollout = rollout.replace(extra={"turn": jnp.zeros(rollout.mask.shape, jnp.int32)})
