@@ -5,7 +5,7 @@
     maj@k  = P(the most frequent answer of k samples is the right one)
 
 with c right ones among n. The average over subsets is unbiased for a fresh draw of k; the maximum over a
-bootstrap *with* replacement is not (it is too low), so it is not offered here.
+bootstrap *with* replacement is not (it is too low): verl's best@k is here under its own name, `bootstrap_at_k`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -82,6 +83,38 @@ def majority(answers: Sequence[Hashable | None]) -> Hashable | None:
     """
     votes = Counter(answer for answer in answers if answer is not None)
     return votes.most_common(1)[0][0] if votes else None
+
+
+class Bootstrap(NamedTuple):
+    """Means over the draws, each with its standard deviation (divisor: the number of draws)."""
+
+    best: float
+    best_std: float
+    worst: float
+    worst_std: float
+    maj: float
+    maj_std: float
+
+
+def bootstrap_at_k(
+    answers: Sequence[Hashable | None], right: Hashable, k: int, *, draws: int = 1000, seed: int = 42
+) -> Bootstrap:
+    """verl's best@k, worst@k and maj@k: over `draws` draws of k answers *with* replacement, ties to the answer met first.
+
+    The mean of best@k is 1 - (1 - c / n)^k, which is below pass@k for k > 1: to compare with verl's logs, not to report. The
+    defaults, and the generator, are verl's.
+    """
+    if k < 1 or draws < 1 or not len(answers):
+        raise ValueError(
+            f"A bootstrap needs answers, k >= 1 and draws >= 1, got {len(answers)}, {k} and {draws}."
+        )
+    rows = np.random.RandomState(seed).choice(len(answers), (draws, k), replace=True)
+    correct = np.array([right is not None and answer == right for answer in answers], np.float64)
+    votes = np.array(
+        [right is not None and majority([answers[i] for i in row]) == right for row in rows], np.float64
+    )
+    found = (correct[rows].max(1), correct[rows].min(1), votes)
+    return Bootstrap(*(float(x) for values in found for x in (values.mean(), values.std())))
 
 
 def _spread(ways: dict[tuple[int, int], int], count: int, m: int) -> dict[tuple[int, int], int]:

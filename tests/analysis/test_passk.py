@@ -8,7 +8,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from entjax.analysis.passk import avg_at_k, maj_at_k, maj_at_k_first, majority, pass_at_k
+from entjax.analysis.passk import (
+    avg_at_k,
+    bootstrap_at_k,
+    maj_at_k,
+    maj_at_k_first,
+    majority,
+    pass_at_k,
+)
 from tests.golden.harness import golden
 
 
@@ -21,6 +28,18 @@ def test_golden(case):
     case.close([[maj_at_k(row, 0, k) for k in ks] for row in answers], "out_maj_at_k_tiesplit")
     case.close([[maj_at_k_first(row, 0, k) for k in ks] for row in answers], "out_maj_at_k_first")
     case.close([float(majority(row) == 0) for row in answers], "out_cons_at_n")
+    case.close([bootstrap_at_k(row, 0, 4) for row in answers], "out_verl_bootstrap4")
+
+
+def test_the_bootstrap_is_below_pass_at_k():
+    found = bootstrap_at_k([0, 0] + [None] * 3 + [1, 2, 3], 0, 4, draws=20_000)
+    assert found.best == pytest.approx(1 - 0.75**4, abs=0.02)  # 0.684
+    assert found.best < pass_at_k(8, 2, 4) - 0.05  # 0.786
+    assert found.worst == pytest.approx(0.25**4, abs=0.005)
+    assert found.best_std == pytest.approx((found.best * (1 - found.best)) ** 0.5)
+    assert bootstrap_at_k([None, None], None, 3) == (0,) * 6
+    with pytest.raises(ValueError, match="k >= 1"):
+        bootstrap_at_k([0, 1], 0, 0)
 
 
 @pytest.mark.parametrize("n", [1, 4, 9])
