@@ -4,7 +4,8 @@
 
 Binary rewards: on hard prompts (success rate <= 1 - K) only successes get an advantage, on easy ones only failures. Defaults
 K = 0.4 (with clip-higher; 0.6 when the run collapses without it), eps 1e-6. `interpolation="linear"` is the released
-torch.quantile, whose baseline falls between 0 and 1 when K (n - 1) is not an integer. A group of one keeps its reward.
+torch.quantile, whose baseline falls between 0 and 1 when K (n - 1) is not an integer. A group of one keeps its reward. A K
+outside (0, 1) is refused; the released code takes the mean then, which is `group_normalize()`.
 """
 
 from __future__ import annotations
