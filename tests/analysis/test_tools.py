@@ -9,6 +9,7 @@ from scipy import stats
 from entjax.analysis import entropy_law, judger, token_entropy
 from entjax.analysis.agreement import pearson, spearman
 from entjax.analysis.boundary import boundary
+from entjax.analysis.strategy_labels import EASY, HARD, NORMAL, STRATEGIES, strategy_labels
 
 rng = np.random.default_rng(0)
 MASK = rng.random((7, 9)) < 0.7
@@ -45,6 +46,17 @@ def test_forks_are_the_tokens_of_high_entropy():
     assert (found[0].token, found[0].count, found[0].forks) == ("b", 3, 2)
     np.testing.assert_allclose(found[0].entropy, (2.0 + 3.0 + 0.3) / 3)
     assert {f.token for f in found} == {"a", "b", "c"}
+
+
+def test_labels_of_questions():
+    accuracy, entropy = np.array([0.8, 0.8, 0.5, 0.2, 0.19]), np.array([0.3, 0.31, 0.0, 9.0, 0.0])
+    found = strategy_labels(accuracy, entropy, alpha=0.8, beta=0.3, gamma=0.2)
+    assert found.tolist() == [NORMAL, EASY, EASY, EASY, HARD]
+    assert (
+        STRATEGIES[HARD] == (0.4, 0.5) and STRATEGIES[NORMAL] == (0.8, 1.0) and STRATEGIES[EASY] == (0.5, 0.4)
+    )
+    with pytest.raises(ValueError, match=r"gamma=0\.9"):
+        strategy_labels(accuracy, entropy, alpha=0.8, beta=0.3, gamma=0.9)
 
 
 def test_the_boundary_of_a_policy_that_is_surer_and_narrower():
