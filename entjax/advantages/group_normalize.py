@@ -48,8 +48,7 @@ def group_normalize(
         mean = masked.group_mean(reward, group)
         if singleton == "keep":
             mean = jnp.where(alone, 0, mean)
-        equal = ~alone & (masked.group_max(reward, group) == -masked.group_max(-reward, group))
-        advantage = jnp.where(equal, 0, reward - mean)
+        advantage = reward - mean
         if std:
             spread = spread_of(reward, group, alone) + eps
             advantage = advantage / jnp.where(spread > 0, spread, 1)
