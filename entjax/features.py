@@ -64,11 +64,10 @@ def top_p_entropy(p: float, include_crossing: bool = True) -> Feature:
         log_probs = row.log_probs
         inside = nucleus(log_probs, p, include_crossing)
         kept = jnp.where(inside, jnp.exp(log_probs), 0)
-        total = kept.sum(-1)
-        some = total > 0
-        safe = jnp.where(some, total, 1)
+        several = jnp.sum(kept > 0, axis=-1) > 1  # one token has entropy 0, not what rounding leaves of it
+        safe = jnp.where(several, kept.sum(-1), 1)
         mean_logp = jnp.sum(kept * jnp.where(inside, log_probs, 0), axis=-1) / safe
-        return jnp.where(some, jnp.log(safe) - mean_logp, 0)
+        return jnp.where(several, jnp.log(safe) - mean_logp, 0)
 
     return feature
 

@@ -90,6 +90,16 @@ def test_equal_parameters_give_one_feature():
     assert len(ej.transform._union((a, b), "terms")) == 1
 
 
+@pytest.mark.parametrize(("include", "top_p"), [(True, 0.5), (False, 0.99)])
+def test_a_nucleus_of_one_token_has_no_entropy_at_all(include, top_p):
+    """SIREN keeps H > quantile: where most tokens are sure, what rounding leaves of 0 would make peaks of them."""
+    first = np.linspace(0.51, 0.9, 400)[:, None]
+    p = np.concatenate([first, 0.995 - first, np.full((400, 5), 0.001)], axis=1)
+    row = vocab.Row(jnp.asarray(np.log(p) + 3, jnp.float32), jnp.zeros(400, jnp.int32))
+    for f in (features.top_p_entropy(top_p, include), jax.jit(features.top_p_entropy(top_p, include))):
+        np.testing.assert_array_equal(f(row), 0)
+
+
 # SIREN ----------------------------------------------
 
 
