@@ -21,7 +21,7 @@ from entjax.types import wide_dtype
 
 FORBIDDEN = -1e9  # stands for -inf: exp() of it is exactly 0 and its square still fits float32
 CHUNK = 2048  # tokens whose logits exist at one time
-SLICE = 2**21  # logits that are worth a loop step of their own
+SLICE = 2**20  # logits that are worth a loop step of their own
 
 
 class Chunks(NamedTuple):
@@ -276,7 +276,7 @@ def _run(per_token, cut: Cut, hidden, head, constants, gradients: bool):
                 jax.value_and_grad(losses, has_aux=True), cut.part, logits, (token, extra)
             )
             d_logits = d_logits.astype(h.dtype)
-            d_h = jnp.einsum("btv,dv->btd", d_logits, head.astype(h.dtype), preferred_element_type=dtype)
+            d_h = _back_through_head(d_logits, head.astype(h.dtype), dtype)
             d_head = _add_product(d_head, h, d_logits, cut.head_pieces)
         return (total + loss, d_head), (aux, d_h.astype(h.dtype))
 
@@ -307,6 +307,26 @@ def _by_slices(differentiate, part: int, logits, inputs) -> tuple[Array, Any, Ar
     starts = jnp.arange(0, positions, part, dtype=jnp.int32)
     (loss, d_logits), aux = jax.lax.scan(one, (jnp.zeros((), logits.dtype), logits), starts)
     return loss, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(batch, positions), aux), d_logits
+
+
+def _back_through_head(d_logits: Float[Array, "B t V"], head, dtype) -> Float[Array, "B t D"]:
+    """d_logits head^T. A CPU lays the right side of such a product out anew: there a large head stands on the left, and about
+    32 tokens are taken at a time, so that what is laid out anew is small."""
+    batch, positions = d_logits.shape[:2]
+    part = max(n for n in range(1, positions + 1) if positions % n == 0 and (n == 1 or n * batch <= 32))
+
+    def in_parts(d_logits, head):
+        def one(start):
+            d = jax.lax.dynamic_slice_in_dim(d_logits, start, part, axis=1)
+            return jax.lax.dot_general(head, d, (((1,), (2,)), ((), ())), preferred_element_type=dtype)
+
+        parts = jax.lax.map(one, jnp.arange(0, positions, part, dtype=jnp.int32))
+        return jnp.moveaxis(parts, (0, 1), (1, 3)).reshape(batch, positions, -1)
+
+    whole = lambda d, head: jnp.einsum("btv,dv->btd", d, head, preferred_element_type=dtype)
+    if head.size < SLICE:
+        return whole(d_logits, head)
+    return jax.lax.platform_dependent(d_logits, head, cpu=in_parts, default=whole)
 
 
 def _add_product(total: Float[Array, "D V"], hidden, d_logits, pieces: int) -> Float[Array, "D V"]:
