@@ -88,16 +88,18 @@ def top_p_entropy(p: float, include_crossing: bool = True) -> Feature:
     if not 0.0 < p <= 1.0:
         raise ValueError(f"top_p_entropy needs 0 < p <= 1, got {p}.")
 
-    def feature(row: Row) -> Array:
-        log_probs = row.log_probs
+    @vocab.with_slope
+    def value(log_probs):
         inside = nucleus(log_probs, p, include_crossing)
         kept = jnp.where(inside, jnp.exp(log_probs), 0)
         several = jnp.sum(kept > 0, axis=-1) > 1  # one token has entropy 0, not what rounding leaves of it
-        safe = jnp.where(several, kept.sum(-1), 1)
-        mean_logp = jnp.sum(kept * jnp.where(inside, log_probs, 0), axis=-1) / safe
-        return jnp.where(several, jnp.log(safe) - mean_logp, 0)
+        total = jnp.log(jnp.where(several, kept.sum(-1), 1))
+        log_q = jnp.where(inside, log_probs - total[..., None], 0)
+        q = jnp.where(several[..., None], kept * jnp.exp(-total)[..., None], 0)
+        H = -jnp.sum(q * log_q, axis=-1)
+        return H, -q * (log_q + H[..., None])
 
-    return feature
+    return lambda row: value(row.logits)
 
 
 @functools.cache
