@@ -72,8 +72,9 @@ def _cut(mass: Float[Array, "... V"], p: float) -> tuple[Float[Array, "... 1"], 
         return n + 1, low, high, below, jnp.where(fits, p - total, short), error_low, error_high, fits
 
     open_ = lambda state: jnp.any(state[1] < state[3])
-    low = full(max(1.0 - p, 1e-7) / mass.shape[-1] / math.e)
-    start = (0, low, full(2.0), next_below(2.0), full(p), full(max(1.0 - p, 1e-7)), full(p), full(0.0) > 0)
+    rest = max(1.0 - p, 1e-7)
+    low = full(rest / mass.shape[-1] / math.e)
+    start = (0, low, full(2.0), next_below(2.0), full(p), full(rest), full(p), full(0.0) > 0)
     _, _, high, below, *_ = jax.lax.while_loop(open_, closer, start)
     return high, below
 

@@ -1,8 +1,8 @@
-"""The only code that sees the vocabulary: features of logits rows in chunks, and the loss with its gradients in one sweep.
+"""The vocabulary in chunks: features of logits rows, and the loss with its gradients in one sweep.
 
-`[B, T, V]` never exists. The sequence axis is cut into chunks of about `chunk` tokens; a chunk's logits live only while its
-features are computed. Logits become float32 and -inf becomes a large negative number before anything else, so that values
-and gradients stay finite with forbidden or padded vocabulary.
+Only this file and `head_products` see it; `[B, T, V]` never exists. The sequence axis is cut into chunks of about `chunk`
+tokens; a chunk's logits live only while its features are computed. Logits become float32 and -inf becomes a large negative
+number before anything else, so that values and gradients stay finite with forbidden or padded vocabulary.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from entjax import head_products
 from entjax.types import wide_dtype
 
 FORBIDDEN = -1e9  # stands for -inf: exp() of it is exactly 0 and its square still fits float32
@@ -188,26 +189,14 @@ def _join(tree: Any, length: int) -> Any:
     return jax.tree.map(join, tree)
 
 
-def _project(hidden, head) -> Float[Array, "B t V"]:
-    """Logits in at least float32; the head is used in the type of the hidden states."""
-    with jax.named_scope("logits"):
-        return jnp.einsum(
-            "btd,dv->btv", hidden, head.astype(hidden.dtype), preferred_element_type=_accumulator(hidden)
-        )
-
-
 def _with_reference(side, reference_head, temperature) -> dict[str, Array]:
     """`side` with the reference policy's logits of the chunk, where its hidden states are given."""
     if "ref_hidden" not in side:
         return side
     with jax.named_scope("reference_logits"):
-        logits = finite_logits(_project(side["ref_hidden"], reference_head), temperature)
+        logits = finite_logits(head_products.project(side["ref_hidden"], reference_head), temperature)
     rest = {name: x for name, x in side.items() if name != "ref_hidden"}
     return {**rest, "ref_logits": jax.lax.stop_gradient(logits)}
-
-
-def _accumulator(x: Array):
-    return wide_dtype(x.dtype)
 
 
 def features(
@@ -236,7 +225,7 @@ def features(
     @jax.checkpoint
     def one(piece):
         h, token, extra = piece
-        logits = finite_logits(_project(h, head), temperature)
+        logits = finite_logits(head_products.project(h, head), temperature)
         row = Row(logits, token, _with_reference(extra, reference_head, temperature))
         return {name: feature(row) for name, feature in wanted.items()}
 
@@ -272,7 +261,7 @@ def sweep(
     size = chunk_length(*tokens.shape, chunks.tokens)
     part = slice_length(tokens.shape[0], size, head.shape[1])
     cut = Cut(math.ceil(size / part) * part, part, chunks.head_pieces)
-    constants = (tokens, dict(side), jnp.asarray(temperature, _accumulator(hidden)), reference_head)
+    constants = (tokens, dict(side), jnp.asarray(temperature, wide_dtype(hidden.dtype)), reference_head)
     return _sweep(per_token, cut, align(hidden), head, jax.lax.stop_gradient(constants))  # pyright: ignore
 
 
@@ -290,7 +279,7 @@ def _sweep(per_token, cut, hidden, head, constants):
 
 def _run(per_token, cut: Cut, hidden, head, constants, gradients: bool):
     tokens, side, temperature, reference_head = constants
-    dtype = _accumulator(hidden)
+    dtype = wide_dtype(hidden.dtype)
 
     def losses(logits, token, extra):
         loss, aux = per_token(Row(finite_logits(logits, temperature), token, extra))
@@ -299,7 +288,7 @@ def _run(per_token, cut: Cut, hidden, head, constants, gradients: bool):
     def one(carry, piece):
         h, token, extra = piece
         total, d_head = carry
-        logits = _project(h, head)
+        logits = head_products.project(h, head)
         extra = _with_reference(extra, reference_head, temperature)
         if not gradients:
             loss, aux = losses(logits, token, extra)
@@ -309,8 +298,8 @@ def _run(per_token, cut: Cut, hidden, head, constants, gradients: bool):
                 jax.value_and_grad(losses, has_aux=True), cut.part, logits, (token, extra)
             )
             d_logits = d_logits.astype(h.dtype)
-            d_h = _back_through_head(d_logits, head.astype(h.dtype), dtype)
-            d_head = _add_product(d_head, h, d_logits, cut.head_pieces)
+            d_h = head_products.back_through(d_logits, head.astype(h.dtype), dtype)
+            d_head = head_products.add_gradient(d_head, h, d_logits, cut.head_pieces)
         return (total + loss, d_head), (aux, d_h.astype(h.dtype))
 
     start = (jnp.zeros((), dtype), jnp.zeros(head.shape, dtype) if gradients else None)
@@ -340,51 +329,6 @@ def _by_slices(differentiate, part: int, logits, inputs) -> tuple[Array, Any, Ar
     starts = jnp.arange(0, positions, part, dtype=jnp.int32)
     (loss, d_logits), aux = jax.lax.scan(one, (jnp.zeros((), logits.dtype), logits), starts)
     return loss, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(batch, positions), aux), d_logits
-
-
-def _back_through_head(d_logits: Float[Array, "B t V"], head, dtype) -> Float[Array, "B t D"]:
-    """d_logits head^T. A CPU lays the right side of such a product out anew: there a large head stands on the left, and about
-    32 tokens are taken at a time, so that what is laid out anew is small."""
-    batch, positions = d_logits.shape[:2]
-    part = max(n for n in range(1, positions + 1) if positions % n == 0 and (n == 1 or n * batch <= 32))
-
-    def in_parts(d_logits, head):
-        def one(start):
-            d = jax.lax.dynamic_slice_in_dim(d_logits, start, part, axis=1)
-            return jax.lax.dot_general(head, d, (((1,), (2,)), ((), ())), preferred_element_type=dtype)
-
-        parts = jax.lax.map(one, jnp.arange(0, positions, part, dtype=jnp.int32))
-        return jnp.moveaxis(parts, (0, 1), (1, 3)).reshape(batch, positions, -1)
-
-    whole = lambda d, head: jnp.einsum("btv,dv->btd", d, head, preferred_element_type=dtype)
-    if head.size < SLICE:
-        return whole(d_logits, head)
-    return jax.lax.platform_dependent(d_logits, head, cpu=in_parts, default=whole)
-
-
-def _add_product(total: Float[Array, "D V"], hidden, d_logits, pieces: int) -> Float[Array, "D V"]:
-    """total + hidden^T d_logits. A CPU would make the product as an array of its own and then add it, which for a large head
-    is most of the memory of the pass: there it is added in place, some columns of the head at a time."""
-    product = lambda d: jnp.einsum("btd,btv->dv", hidden, d, preferred_element_type=total.dtype)
-    width = -(-total.shape[1] // pieces)
-    whole = total.shape[1] // width
-
-    def in_place(total, d_logits):
-        def one(i, total):
-            cut = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, i * width, width, axis)
-            return jax.lax.dynamic_update_slice_in_dim(
-                total, cut(total, 1) + product(cut(d_logits, 2)), i * width, 1
-            )
-
-        total = jax.lax.fori_loop(0, whole, one, total)
-        rest = whole * width
-        return total if rest == total.shape[1] else total.at[:, rest:].add(product(d_logits[..., rest:]))
-
-    if pieces == 1 or total.size < SLICE:
-        return total + product(d_logits)
-    return jax.lax.platform_dependent(
-        total, d_logits, cpu=in_place, default=lambda total, d_logits: total + product(d_logits)
-    )
 
 
 def _chunks(chunk: int | Chunks) -> Chunks:

@@ -21,7 +21,8 @@ import tests.shapes  # noqa: E402, F401
 jax.devices()  # reads the flags
 os.environ["XLA_FLAGS"] = " ".join(flag for flag in flags if flag != QUICK)
 
-ROOMS = "advantages weights clips regularizers averages rewards masked vocab features loss surrogates kl entropy_change passes"
+ROOMS = "advantages weights clips regularizers averages rewards masked vocab head_products features loss surrogates kl"
+ROOMS += " entropy_change passes"
 jaxtyping.install_import_hook([f"entjax.{room}" for room in ROOMS.split()], "tests.shapes.checked")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiled programs are kept between test runs (the folder is ignored by git and may be deleted at any time).
