@@ -46,11 +46,21 @@ def make_batch(parts: Parts, state: TrainState, step: int, memory: Mapping[str, 
         harvest, memory = parts.strategy.collect(tools, examples, step, knobs, dict(memory))
         harvest = add_inputs(harvest, parts.objective.needs, tools, c.task)
     seconds = time.perf_counter() - started
-    length = bucket(int(harvest.completions.length.max()))
-    given = to_rollout(harvest, rows=c.rows, length=length, temperature=temperature)
-    places = parts.plan(given)
+    given, places = lay_out(parts, harvest, temperature)
     share = plain_share(given) if places is None else packing.share(places)
     return Batch(harvest, given, parts.score(state, given, places), places, share, memory, seconds)
+
+
+def lay_out(parts: Parts, harvest: Harvest, temperature: float) -> tuple[Rollout, Pack | None]:
+    """The rows of a batch and the pack that its passes compute. With a pack only the chains look at rows: these may be longer
+    than what a model should compute, so that fewer lengths are compiled."""
+    longest = int(harvest.completions.length.max())
+    rows = lambda length: to_rollout(
+        harvest, rows=parts.config.rows, length=length, temperature=temperature
+    )
+    given = rows(bucket(longest))
+    pack = parts.plan(given)
+    return (given, None) if pack is None else (rows(bucket(longest, 2)), pack)
 
 
 class Ahead:

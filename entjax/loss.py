@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from entjax import conflicts, vocab
 from entjax.averages.token_mean import token_mean
-from entjax.packing import Pack
+from entjax.packing import Places
 from entjax.surrogates import Surrogate, ppo_clip, sees_whole_rows
 from entjax.transform import Transform, chain, identity
 from entjax.types import Rollout, Signal
@@ -158,26 +158,28 @@ def policy_loss(
     *,
     reference: tuple[Array, Array] | None = None,
     chunk: int | vocab.Chunks = vocab.CHUNK,
-    pack: Pack | None = None,
+    places: Places | None = None,
 ) -> LossOutput:
     """The loss of a (micro)batch from the policy's hidden states; one sweep over the vocabulary gives value and gradients.
 
-    `reference`: (hidden, head) of the reference policy, for terms that compare whole distributions. `pack`: the hidden states
-    are those of its places; then logp and entropy come at the places too. A rollout without old_logp is taken to come from
+    `reference`: (hidden, head) of the reference policy, for terms that compare whole distributions. `places`: the hidden
+    states are those of these places; then logp and entropy come there too. A rollout without old_logp is taken to come from
     this very policy: its ratios are 1 and have a gradient.
     """
     signal = signal.replace(reward=None, knobs={}, metrics={})
     terms = {name: feature for name, feature in objective.terms.items() if name in signal.coef}
-    align = vocab.before if pack is None else lambda h: h
+    align = vocab.before if places is None else lambda h: h
     options: dict = {"temperature": rollout.temperature, "chunk": chunk, "align": align}
     known = jnp.zeros(())
     side = {**per_token_inputs(rollout), "signal": signal, "mask": rollout.mask}
     if sees_whole_rows(objective.per_token):
-        known, side["slope"] = _row_slopes(objective.per_token, hidden, head, rollout, signal, options, pack)
+        known, side["slope"] = _row_slopes(
+            objective.per_token, hidden, head, rollout, signal, options, places
+        )
     tokens = rollout.tokens
-    if pack is not None:
-        tokens, side = pack.gather((tokens, side))
-        side["mask"] = side["mask"] & pack.taken()
+    if places is not None:
+        tokens, side = places.gather((tokens, side))
+        side["mask"] = side["mask"] & places.taken()
     if reference is not None:
         side["ref_hidden"], options["reference_head"] = align(reference[0]), reference[1]
 
@@ -198,15 +200,16 @@ def policy_loss(
     return LossOutput(loss + known.astype(loss.dtype), aux["logp"], aux["entropy"])
 
 
-def _row_slopes(surrogate, hidden, head, rollout, signal, options, pack):
+def _row_slopes(surrogate, hidden, head, rollout, signal, options, places):
     """(the loss, d loss / d logp [B, T]): a surrogate of whole rows is differentiated on logp alone, before the sweep."""
     frozen = jax.lax.stop_gradient((hidden, head))
     tokens, here = rollout.tokens, rollout.mask
-    if pack is not None:
-        tokens = pack.gather(tokens)
+    if places is not None:
+        tokens = places.gather(tokens)
     logp = vocab.features(*frozen, tokens, {"logp": vocab.logp}, **options)["logp"]
-    if pack is not None:
-        logp, here = pack.scatter((logp, pack.taken()), *rollout.tokens.shape)
+    if places is not None:
+        empty = jnp.zeros(here.shape, logp.dtype), jnp.zeros_like(here)
+        logp, here = places.scatter((logp, places.taken()), empty)
     old_logp = logp if rollout.old_logp is None else rollout.old_logp
 
     def total(logp):

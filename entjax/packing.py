@@ -1,17 +1,19 @@
 """Which places a pass over the policy computes: a prompt once for all its completions, no padding, no logits of prompts.
 
 A rollout keeps its rows [B, T]: everything that decides about tokens (the chains) works there. A Pack says where the model
-computes them instead: P families, each one prompt of W places and K bins of L places that hold the completions, several in a
-bin where they are short. `at[p, k, l]` is the index t of the token that a place predicts; its input is the token before. So
-places stand on the tokens that the loss sees, and hidden states need no shift. Losses and gradients are those of the rows.
+computes them instead. A family is one prompt of W places and K bins of L places that hold completions, several in a bin where
+they are short; F families are a piece, and pieces are computed one after another. `at[f, k, l]` is the index t of the token
+that a place predicts; its input is the token before. So places stand on the tokens that the loss sees, and hidden states need
+no shift. Losses and gradients are those of the rows.
 
-The pack of a batch is made on the host from its lengths; its shapes are rounded so that few programs are compiled.
+The pack of a batch is made on the host from its lengths. Only the number of pieces follows the batch from step to step, and
+that is no shape: W, K, L and F are rounded, so that a run compiles one or two programs, whatever its lengths do.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,61 +26,50 @@ from entjax.models import DecoderConfig
 from entjax.types import Rollout
 
 MINIMUM_GAIN = 0.95  # of the cost of plain rows: what a pack must stay below to be worth a program of its own
+PIECES = 32  # a minibatch's rows without packing would be this many pieces: the last piece is half empty on average,
+SMALLEST = 512  # but a piece of fewer places does not fill the machine
 
 
 @struct.dataclass
-class Pack:
-    """Places of M minibatches (consecutive optimizer steps); rows are counted within the minibatch.
+class Places:
+    """The places of a piece: F families of a minibatch, rows counted within it. A family without completions is filler.
 
-    Inside a step the leading axis is gone, inside a microbatch P is smaller. A family without completions is filler.
+    In a Pack every array has leading axes: minibatches M, pieces C.
     """
 
-    lead: Int[Array, "*M P"]  # a row that begins with the prompt of the family
-    known: Int[Array, "*M P"]  # tokens of the prompt that are computed there: all but the last
-    row: Int[Array, "*M P K L"]
-    at: Int[Array, "*M P K L"]  # 0: an empty place
+    lead: Int[Array, "*M_C F"]  # a row that begins with the prompt of the family
+    known: Int[Array, "*M_C F"]  # tokens of the prompt that are computed there: all but the last
+    row: Int[Array, "*M_C F K L"]
+    at: Int[Array, "*M_C F K L"]  # 0: an empty place
     width: int = struct.field(pytree_node=False)  # W
 
     @property
-    def computed(self) -> int:
-        """Places that the model computes, empty ones included."""
-        return int(np.prod(self.lead.shape)) * self.width + int(np.prod(self.row.shape))
-
-    def minibatch(self, index: Any) -> Pack:
-        return jax.tree.map(lambda x: x[index], self)
-
-    def whole(self) -> Pack:
-        """All minibatches as one pack, rows counted in the batch (minibatch m has the rows m, m + M, ...)."""
-        minibatches = self.lead.shape[0]
-        number = jnp.arange(minibatches, dtype=jnp.int32)
-        join = lambda x: x.reshape(-1, *x.shape[2:])
-        lead = self.lead * minibatches + number[:, None]
-        row = self.row * minibatches + number[:, None, None, None]
-        return Pack(join(lead), join(self.known), join(row), join(self.at), self.width)
-
-    def split(self, pieces: int) -> Pack:
-        """The families dealt out to `pieces` microbatches: a leading axis to scan over."""
-        return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, pieces, *x.shape[1:]), 0, 1), self)
+    def size(self) -> int:
+        """Places of one piece, empty ones included."""
+        families, bins, length = self.row.shape[-3:]
+        return families * (self.width + bins * length)
 
     def gather(self, tree: Any) -> Any:
-        """[B, T, ...] leaves at their places, [P, K * L, ...]; other leaves stay. What empty places show is not zero."""
+        """[B, T, ...] leaves at their places, [F, K * L, ...]; other leaves stay. What empty places show is not zero."""
         row, at = self._flat()
         return jax.tree.map(lambda x: x[row, at] if jnp.ndim(x) >= 2 else x, tree)
 
     def taken(self) -> Array:
-        """[P, K * L]: the place holds a token."""
+        """[F, K * L]: the place holds a token."""
         return self._flat()[1] > 0
 
-    def scatter(self, tree: Any, batch: int, length: int) -> Any:
-        """[P, K * L] leaves back in their rows [B, T]; 0 where nothing was computed."""
+    def scatter(self, tree: Any, rows: Any) -> Any:
+        """[F, K * L] leaves put into the [B, T] leaves of `rows`, which keep what has no place here."""
         row, at = self._flat()
-        row = jnp.where(at > 0, row, batch)  # past the end: dropped
-        return jax.tree.map(
-            lambda x: jnp.zeros((batch, length), x.dtype).at[row, at].set(x, mode="drop"), tree
-        )
+
+        def put(x: Array, into: Array) -> Array:
+            outside = jnp.where(at > 0, row, into.shape[0])  # past the end: dropped
+            return into.at[outside, at].set(x, mode="drop")
+
+        return jax.tree.map(put, tree, rows)
 
     def hidden(self, model: Any, tokens: Int[Array, "B T"]) -> Array:
-        """The policy's hidden states [P, K * L, D] that predict the tokens of the places."""
+        """The policy's hidden states [F, K * L, D] that predict the tokens of the places."""
         prompts = tokens[self.lead][:, : self.width]
         before = jnp.maximum(self.at - 1, 0)
         segments = jnp.where(self.at > 0, self.row, -1)
@@ -87,6 +78,40 @@ class Pack:
 
     def _flat(self) -> tuple[Array, Array]:
         return tuple(x.reshape(x.shape[0], -1) for x in (self.row, self.at))
+
+
+@struct.dataclass
+class Pack:
+    """The places of M minibatches (consecutive optimizer steps), each in C pieces of one shape of which `count` are computed."""
+
+    places: Places
+    count: Int[Array, "*M"]
+
+    @property
+    def computed(self) -> int:
+        """Places that the model computes, empty ones included."""
+        return int(np.sum(self.count)) * self.places.size
+
+    def minibatch(self, index: Any) -> Pack:
+        return jax.tree.map(lambda x: x[index], self)
+
+    def whole(self) -> Pack:
+        """All minibatches as one, rows counted in the batch (minibatch m has the rows m, m + M, ...)."""
+        minibatches, pieces = self.places.lead.shape[:2]
+        number = jnp.arange(minibatches, dtype=jnp.int32)
+        beside = lambda x: x * minibatches + number.reshape(-1, *[1] * (x.ndim - 1))
+        places = self.places.replace(lead=beside(self.places.lead), row=beside(self.places.row))
+        empty = jnp.arange(pieces) >= jnp.reshape(self.count, (-1, 1))
+        order = jnp.argsort(empty.reshape(-1), stable=True)
+        return Pack(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[order], places), jnp.sum(self.count))
+
+    def piece(self, index: Any) -> Places:
+        """One piece of one minibatch."""
+        return jax.tree.map(lambda x: x[index], self.places)
+
+    def fold(self, f: Callable[[Places, Any], Any], start: Any) -> Any:
+        """start <- f(piece, start) over the pieces of one minibatch, one after another."""
+        return jax.lax.fori_loop(0, self.count, lambda i, found: f(self.piece(i), found), start)
 
 
 class Cost(NamedTuple):
@@ -104,9 +129,9 @@ class Cost(NamedTuple):
     def rows(self, rows: int, length: int) -> float:
         return rows * length * (1 + self.head + self.key * length)
 
-    def pack(self, families: int, width: int, bins: int, length: int) -> float:
-        prompts = families * width * (1 + self.key * width)
-        return prompts + families * bins * length * (1 + self.head + self.key * (width + length))
+    def families(self, count: int, width: int, bins: int, length: int) -> float:
+        prompts = count * width * (1 + self.key * width)
+        return prompts + count * bins * length * (1 + self.head + self.key * (width + length))
 
 
 class Span(NamedTuple):
@@ -117,22 +142,43 @@ class Span(NamedTuple):
 
 def plan(rollout: Rollout, cost: Cost, *, minibatches: int = 1, microbatches: int = 1) -> Pack | None:
     """The cheapest pack for a rollout, or None where plain rows cost as little. A function of the batch alone, so that a resumed
-    run takes the same."""
+    run takes the same. A piece is at most a `microbatches`th of the minibatch's rows."""
     tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
     batch, length = mask.shape
     groups = [_prompts(tokens[m::minibatches], mask[m::minibatches]) for m in range(minibatches)]
     spans = [span for group in groups for members in group for span in members]
     if not spans or min(s.start for s in spans) == 0:  # nothing predicts a first token
         return None
-    # Quarters, where rows have eighths: bins are filled anyway, and a third fewer programs are compiled where lengths vary.
-    size = min(bucket(max(s.end - s.start for s in spans), 4), length)
+    # Quarters, where rows have eighths: bins are filled anyway, and fewer programs are compiled where lengths vary.
+    size = bucket(max(s.end - s.start for s in spans), 4)
     width = min(bucket(max(1, *(s.start - 1 for s in spans)), 4), length)
     bins = [[_fill(members, size) for members in group] for group in groups]
-    shapes = _candidates(bins, microbatches)
-    best = min(shapes, key=lambda shape: cost.pack(shape[0], width, shape[1], size))
-    if minibatches * cost.pack(best[0], width, best[1], size) > MINIMUM_GAIN * cost.rows(batch, length):
+    places = max(SMALLEST, batch // minibatches * (width + size) // max(PIECES, microbatches))
+
+    def shape(k: int) -> tuple[float, int, int]:
+        """(cost, families of a piece, bins of a family)."""
+        worst = max(_pieces(group, 1, k) for group in groups)  # every completion fills a bin
+        families = min(worst, max(1, places // (width + k * size)))
+        pieces = sum(_pieces(group, families, k) for group in bins)
+        return cost.families(pieces * families, width, k, size), families, k
+
+    most = max(len(members) for group in groups for members in group)
+    price, families, k = min(shape(k) for k in _powers(most))
+    if price > MINIMUM_GAIN * cost.rows(batch, length):
         return None
-    return _build(bins, best[0], best[1], size, width)
+    # Room for the worst batch: as good as constant in a run, and only indices.
+    worst = max(_pieces(group, families, k) for group in groups)
+    return _build(bins, (_powers(worst)[-1], families, k, size), width)
+
+
+def _pieces(families: Sequence[Sequence], families_of_a_piece: int, bins_of_a_family: int) -> int:
+    """Pieces that hold so many bins (or completions) of each prompt."""
+    return math.ceil(sum(math.ceil(len(bins) / bins_of_a_family) for bins in families) / families_of_a_piece)
+
+
+def _powers(least: int) -> list[int]:
+    """1, 2, 4 ... up to the first that is not below `least`."""
+    return [1 << i for i in range((least - 1).bit_length() + 1)]
 
 
 def plain_share(rollout: Rollout) -> float:
@@ -144,9 +190,9 @@ def plain_share(rollout: Rollout) -> float:
 
 def share(pack: Pack) -> float:
     """The share of real tokens among the places that a pack computes."""
-    at = np.asarray(pack.at)
+    at = np.asarray(pack.places.at)
     used = (at > 0).any((-1, -2))
-    return float(((at > 0).sum() + (np.asarray(pack.known) * used).sum()) / pack.computed)
+    return float(((at > 0).sum() + (np.asarray(pack.places.known) * used).sum()) / pack.computed)
 
 
 def _prompts(tokens: np.ndarray, mask: np.ndarray) -> list[list[Span]]:
@@ -175,47 +221,33 @@ def _fill(members: Sequence[Span], size: int) -> list[list[Span]]:
     return bins
 
 
-def _candidates(bins: list[list[list]], microbatches: int) -> list[tuple[int, int]]:
-    """(families, bins of a family): one family a prompt, or fewer bins and the prompts with many completions several times."""
-    most = max(len(of_prompt) for group in bins for of_prompt in group)
-    found = []
-    for k in sorted({most, *(n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if n < most)}):
-        count = max(sum(math.ceil(len(of_prompt) / k) for of_prompt in group) for group in bins)
-        # Splitting makes the number of families depend on the lengths, so it is rounded: few programs instead of many.
-        found.append((multiple(count if k == most else coarse(count), microbatches), k))
-    return found
-
-
 def bucket(length: int, parts: int = 8) -> int:
     """The compiled length for rows of up to `length` tokens: steps of 16, or of an eighth of the next power of two."""
     return multiple(length, max(16, (1 << (length - 1).bit_length()) // parts))
-
-
-def coarse(count: int) -> int:
-    """The number rounded up to one of 8, 9 ... 16, 18 ... 32, 36 ...: at most an eighth more."""
-    step = max(1, 1 << max(0, (count - 1).bit_length() - 4))
-    return multiple(count, step)
 
 
 def multiple(count: int, of: int) -> int:
     return -(-count // of) * of
 
 
-def _build(bins: list[list[list[list[Span]]]], families: int, per_family: int, size: int, width: int) -> Pack:
-    """The arrays of a pack from the bins of every prompt of every minibatch."""
-    shape = (len(bins), families, per_family, size)
-    row, at = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    lead, known = np.zeros(shape[:2], np.int32), np.zeros(shape[:2], np.int32)
+def _build(bins: list[list[list[list[Span]]]], shape: tuple[int, int, int, int], width: int) -> Pack:
+    """The arrays of a pack of shape [C, F, K, L] from the bins of every prompt of every minibatch."""
+    capacity, families, k, size = shape
+    everything = (len(bins), capacity * families, k, size)
+    row, at = np.zeros(everything, np.int32), np.zeros(everything, np.int32)
+    lead, known = np.zeros(everything[:2], np.int32), np.zeros(everything[:2], np.int32)
     for m, group in enumerate(bins):
-        pieces = [p[i : i + per_family] for p in group for i in range(0, len(p), per_family)]
-        for family, piece in enumerate(pieces):
-            first = piece[0][0]
+        of_families = [p[i : i + k] for p in group for i in range(0, len(p), k)]
+        for family, its_bins in enumerate(of_families):
+            first = its_bins[0][0]
             lead[m, family], known[m, family] = first.row, first.start - 1
-            for k, members in enumerate(piece):
+            for number, members in enumerate(its_bins):
                 place = 0
                 for span in members:
                     end = place + span.end - span.start
-                    row[m, family, k, place:end] = span.row
-                    at[m, family, k, place:end] = np.arange(span.start, span.end)
+                    row[m, family, number, place:end] = span.row
+                    at[m, family, number, place:end] = np.arange(span.start, span.end)
                     place = end
-    return Pack(lead, known, row, at, width)
+    in_pieces = lambda x: x.reshape(len(bins), capacity, families, *x.shape[2:])
+    count = np.array([_pieces(group, families, k) for group in bins], np.int32)
+    return Pack(Places(*map(in_pieces, (lead, known, row, at)), width), count)

@@ -13,22 +13,22 @@ from jaxtyping import Array
 
 from entjax import vocab
 from entjax.loss import Objective, per_token_inputs
-from entjax.packing import Pack
+from entjax.packing import Pack, Places
 from entjax.types import Context, Rollout, Signal
 from entjax.vocab import Chunks, Feature
 
 
-def forward(graphdef, params, rollout: Rollout, pack: Pack | None = None) -> tuple[Array, Array]:
-    """(hidden states, head [D, V]) of the model with these parameters: [B, T, D], or at the places of the pack."""
+def forward(graphdef, params, rollout: Rollout, places: Places | None = None) -> tuple[Array, Array]:
+    """(hidden states, head [D, V]) of the model with these parameters: [B, T, D], or at these places."""
     model = nnx.merge(graphdef, params)
     with jax.named_scope("backbone"):
-        hidden = model(rollout.tokens) if pack is None else pack.hidden(model, rollout.tokens)
+        hidden = model(rollout.tokens) if places is None else places.hidden(model, rollout.tokens)
         return hidden, model.head()
 
 
-def aligned(hidden: Array, pack: Pack | None) -> Array:
-    """Hidden states that predict the token of their index; those of a pack do already."""
-    return vocab.before(hidden) if pack is None else hidden
+def aligned(hidden: Array, places: Places | None) -> Array:
+    """Hidden states that predict the token of their index; those at places do already."""
+    return vocab.before(hidden) if places is None else hidden
 
 
 def policy_features(
@@ -38,20 +38,20 @@ def policy_features(
     rollout: Rollout,
     wanted: dict,
     chunk: int | Chunks,
-    pack: Pack | None = None,
+    places: Places | None = None,
     teacher=None,
 ) -> dict[str, Array]:
-    """Features of the policy, without gradient: at every token [B, T], or at the places of the pack. `teacher`: the
+    """Features of the policy, without gradient: at every token [B, T], or at these places. `teacher`: the
     structure of the reference policy; None: that of the policy."""
-    hidden, head = forward(graphdef, params, rollout, pack)
+    hidden, head = forward(graphdef, params, rollout, places)
     tokens, side, reference_head = rollout.tokens, per_token_inputs(rollout), None
-    if pack is not None:
-        tokens, side = pack.gather((tokens, side))
+    if places is not None:
+        tokens, side = places.gather((tokens, side))
     if reference is not None and vocab.reads_reference_logits(wanted):
-        reference_hidden, reference_head = forward(teacher or graphdef, reference, rollout, pack)
-        side["ref_hidden"] = aligned(reference_hidden, pack)
+        reference_hidden, reference_head = forward(teacher or graphdef, reference, rollout, places)
+        side["ref_hidden"] = aligned(reference_hidden, places)
     return vocab.features(
-        aligned(hidden, pack), head, tokens, wanted, side,
+        aligned(hidden, places), head, tokens, wanted, side,
         temperature=rollout.temperature, reference_head=reference_head, chunk=chunk, align=lambda h: h,
     )  # fmt: skip
 
@@ -81,16 +81,15 @@ def in_pieces(f: Callable[[Any], Any], tree: Any, batch: int, pieces: int) -> An
 
 
 def over_microbatches(
-    f: Callable[[Rollout, Pack | None], Any], rollout: Rollout, pieces: int, pack: Pack | None = None
+    f: Callable[[Rollout, Places | None], Any], rollout: Rollout, pieces: int, pack: Pack | None = None
 ) -> Any:
-    """f(rows, pack) on `pieces` parts of the rows, or of the pack's families, one after another; its results as [B, T]."""
-    batch, length = rollout.tokens.shape
+    """f(rows, places) on `pieces` parts of the rows, or on all rows at the places of the pack, piece by piece; its results as
+    [B, T]."""
     if pack is None:
-        return in_pieces(lambda rows: f(rows, None), rollout, batch, pieces)
-    if pieces == 1:
-        return pack.scatter(f(rollout, pack), batch, length)
-    found = join_rows(jax.lax.map(lambda piece: f(rollout, piece), pack.split(pieces)))
-    return pack.scatter(found, batch, length)
+        return in_pieces(lambda rows: f(rows, None), rollout, rollout.tokens.shape[0], pieces)
+    shapes = jax.eval_shape(f, rollout, pack.piece(0))
+    empty = jax.tree.map(lambda x: jnp.zeros(rollout.tokens.shape, x.dtype), shapes)
+    return pack.fold(lambda places, rows: places.scatter(f(rollout, places), rows), empty)
 
 
 def of_behaviour(feature: Feature) -> Feature:

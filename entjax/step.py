@@ -19,7 +19,7 @@ from jaxtyping import Array, Int
 
 from entjax import attention_entropy, masked, vocab
 from entjax.loss import LossOutput, Objective, policy_loss
-from entjax.packing import Pack
+from entjax.packing import Pack, Places
 from entjax.passes import (
     forward,
     join_rows,
@@ -85,9 +85,9 @@ def make_score(
 
     @jax.jit
     def score(state: TrainState, rollout: Rollout, pack: Pack | None = None) -> Rollout:
-        def features(rows: Rollout, piece: Pack | None) -> dict[str, Array]:
+        def features(rows: Rollout, places: Places | None) -> dict[str, Array]:
             return policy_features(
-                graphdef, state.params, state.reference, rows, wanted, chunk, piece, teacher
+                graphdef, state.params, state.reference, rows, wanted, chunk, places, teacher
             )
 
         def attention(rows: Rollout, _) -> dict[str, Array]:
@@ -204,8 +204,10 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
         if not reads:
             return {}
 
-        def features(rows, pack):
-            return policy_features(graphdef, state.params, state.reference, rows, reads, chunk, pack, teacher)
+        def features(rows, places):
+            return policy_features(
+                graphdef, state.params, state.reference, rows, reads, chunk, places, teacher
+            )
 
         compute = lambda: over_microbatches(features, piece.rollout, microbatches, piece.pack)
         with jax.named_scope("read_policy"):
@@ -246,46 +248,56 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
 
 
 def make_gradients(graphdef, objective: Objective, microbatches: int, chunk: int | vocab.Chunks):
-    """(gradients, LossOutput with [B, T] log-probs) of a minibatch, microbatch by microbatch."""
+    """(gradients, LossOutput with [B, T] log-probs) of a minibatch, microbatch by microbatch or piece by piece of its pack."""
     terms_need_reference = vocab.reads_reference_logits(objective.terms)
     teacher = structure_of(objective.teacher) or graphdef
 
-    def loss(params, reference, rows, signal, pack):
-        hidden, head = forward(graphdef, params, rows, pack)
+    def loss(params, reference, rows, signal, places):
+        hidden, head = forward(graphdef, params, rows, places)
         other = None
         if terms_need_reference:
-            other = jax.lax.stop_gradient(forward(teacher, reference, rows, pack))
-        out = policy_loss(objective, hidden, head, rows, signal, reference=other, chunk=chunk, pack=pack)
+            other = jax.lax.stop_gradient(forward(teacher, reference, rows, places))
+        out = policy_loss(objective, hidden, head, rows, signal, reference=other, chunk=chunk, places=places)
         return out.loss, out
 
-    def gradients(state: TrainState, piece: Piece):
-        differentiate = jax.grad(loss, has_aux=True)
-        rows, signal, pack = piece.rollout, piece.signal.replace(metrics={}, knobs={}), piece.pack
-        batch, length = rows.tokens.shape
+    differentiate = jax.jit(jax.grad(loss, has_aux=True), inline=True)  # traced once for shapes and for use
+    wide = lambda tree: jax.tree.map(lambda p: jnp.zeros(p.shape, wide_dtype(p.dtype)), tree)
+    add = lambda total, grads: jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, grads)
+
+    def by_rows(state: TrainState, rows: Rollout, signal: Signal):
         if microbatches == 1:
-            grads, out = differentiate(state.params, state.reference, rows, signal, pack)
-            return grads, out if pack is None else _in_rows(out, pack, batch, length)
+            return differentiate(state.params, state.reference, rows, signal, None)
 
         def one(total, part):
-            inputs = part if pack is None else (rows, signal, part)
-            grads, out = differentiate(state.params, state.reference, *inputs)
-            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, grads), out
+            grads, out = differentiate(state.params, state.reference, *part, None)
+            return add(total, grads), out
 
-        wide = lambda p: jnp.zeros(p.shape, wide_dtype(p.dtype))
-        pieces = (
-            pack.split(microbatches) if pack else (*split_rows((rows, signal), batch, microbatches), None)
-        )
-        grads, out = jax.lax.scan(one, jax.tree.map(wide, state.params), pieces)
-        out = out._replace(loss=out.loss.sum(), logp=join_rows(out.logp), entropy=join_rows(out.entropy))
-        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
-        return grads, out if pack is None else _in_rows(out, pack, batch, length)
+        pieces = split_rows((rows, signal), rows.tokens.shape[0], microbatches)
+        grads, out = jax.lax.scan(one, wide(state.params), pieces)
+        return grads, LossOutput(out.loss.sum(), join_rows(out.logp), join_rows(out.entropy))
+
+    def by_places(state: TrainState, rows: Rollout, signal: Signal, pack: Pack):
+        given = lambda places: (state.params, state.reference, rows, signal, places)
+        _, like = jax.eval_shape(differentiate, *given(pack.piece(0)))
+        empty = lambda x: jnp.zeros(rows.tokens.shape if x.ndim else (), x.dtype)
+
+        def one(places: Places, found):
+            total, so_far = found
+            grads, out = differentiate(*given(places))
+            logp, entropy = places.scatter((out.logp, out.entropy), (so_far.logp, so_far.entropy))
+            return add(total, grads), LossOutput(so_far.loss + out.loss, logp, entropy)
+
+        return pack.fold(one, (wide(state.params), jax.tree.map(empty, like)))
+
+    def gradients(state: TrainState, piece: Piece):
+        rows, signal = piece.rollout, piece.signal.replace(metrics={}, knobs={})
+        if piece.pack is None:
+            grads, out = by_rows(state, rows, signal)
+        else:
+            grads, out = by_places(state, rows, signal, piece.pack)
+        return jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params), out
 
     return gradients
-
-
-def _in_rows(out: LossOutput, pack: Pack, batch: int, length: int) -> LossOutput:
-    logp, entropy = pack.scatter((out.logp, out.entropy), batch, length)
-    return out._replace(logp=logp, entropy=entropy)
 
 
 def step_metrics(rollout: Rollout, signal: Signal, out) -> dict[str, Array]:

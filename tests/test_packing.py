@@ -1,7 +1,5 @@
 """Packed places give the losses, gradients and statistics of plain rows; plans are right for every batch."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,8 +62,9 @@ def rich_objective(surrogate=ej.surrogates.ppo_clip):
 
 @pytest.fixture
 def always(monkeypatch):
-    """Take a pack also where it does not pay: these batches are tiny."""
+    """Take a pack also where it does not pay, in several pieces: these batches are tiny."""
     monkeypatch.setattr(packing, "MINIMUM_GAIN", 1e9)
+    monkeypatch.setattr(packing, "SMALLEST", 64)
 
 
 def run(objective, batch, packed, *, decoder=None, minibatches=1, microbatches=1, scored=True):
@@ -140,24 +139,16 @@ def test_gradients_of_the_shared_prompt_are_exact_in_float64(always):
         batch = batch.replace(
             **{n: getattr(batch, n).astype(jnp.float64) for n in ("logp", "old_logp", "entropy", "reward")}
         )
-        pack = packing.plan(batch, COST).minibatch(0)
-        objective = ej.Objective()
-        signal = ej.Signal.start(batch)
-        results = []
-        for places in (None, pack):
-            loss = lambda p, places=places: (
-                ej.policy_loss(
-                    objective,
-                    *passes.forward(graphdef, p, batch, places),
-                    batch,
-                    signal,
-                    pack=places,
-                    chunk=16,
-                ).loss
-            )
-            results.append(jax.value_and_grad(loss)(params))
-        assert_same(*results, atol=1e-12)
-        assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(results[0][1])) > 1e-2
+        pack, signal = packing.plan(batch, COST).minibatch(0), ej.Signal.start(batch)
+
+        def loss(params, places=None):
+            hidden = passes.forward(graphdef, params, batch, places)
+            return ej.policy_loss(ej.Objective(), *hidden, batch, signal, places=places, chunk=16).loss
+
+        plain = jax.value_and_grad(loss)(params)
+        pieces = [jax.value_and_grad(loss)(params, pack.piece(i)) for i in range(int(pack.count))]
+        assert_same(plain, jax.tree.map(lambda *x: sum(x), *pieces), atol=1e-12)
+        assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(plain[1])) > 1e-2
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
@@ -203,32 +194,6 @@ def test_reads_are_taken_from_the_scoring_pass_only_while_they_hold():
     assert_same(moved(lied, later()), moved(no_reads, later()), atol=1e-6)  # and here they were not
 
 
-@pytest.mark.parametrize(
-    "groups, prompts, minibatches, microbatches",
-    [
-        ((4, 4), (9, 5), 1, 1),
-        ((1,) * 6, (4, 9, 2, 7, 7, 5), 1, 2),
-        ((5, 2, 1), (9, 9, 1), 2, 2),
-        ((16,), (10,), 4, 1),
-    ],
-)
-def test_plans_hold_every_sampled_token_once(always, groups, prompts, minibatches, microbatches):
-    batch = rollout(groups, prompts, holes=False, length=32)
-    pack = packing.plan(batch, COST._replace(head=1.0), minibatches=minibatches, microbatches=microbatches)
-    whole = jax.tree.map(np.asarray, pack.whole())
-    assert pack.lead.shape[1] % microbatches == 0
-    seen = np.zeros(batch.mask.shape, int)
-    np.add.at(seen, (whole.row[whole.at > 0], whole.at[whole.at > 0]), 1)
-    np.testing.assert_array_equal(seen, np.asarray(batch.mask).astype(int))
-    tokens = np.asarray(batch.tokens)
-    for family in range(len(whole.lead)):
-        for row in np.unique(whole.row[family][whole.at[family] > 0]):
-            start = int(np.asarray(batch.mask)[row].argmax())
-            assert whole.known[family] == start - 1 <= pack.width
-            np.testing.assert_array_equal(tokens[row, :start], tokens[whole.lead[family], :start])
-    assert 0 < packing.share(pack) <= 1
-
-
 def test_plain_rows_are_kept_where_a_pack_saves_nothing():
     batch = rollout((1,) * 4, (1, 1, 1, 1), longest=1, length=16, holes=False)
     full = batch.replace(mask=jnp.ones_like(batch.mask).at[:, 0].set(False))
@@ -242,7 +207,7 @@ def test_costs_count_the_matrices():
     matrices = 4 * (256 * 64 * 12 + 3 * 256 * 1024)
     assert cost.head == pytest.approx(256 * 512 / matrices)
     assert (
-        cost.rows(64, 320) / cost.pack(4, 256, 16, 64) > 3.5
+        cost.rows(64, 320) / cost.families(4, 256, 16, 64) > 3.5
     )  # 4 x 16 completions of 64 tokens after 256: 20480 to 5120 places
 
 
@@ -253,8 +218,32 @@ def test_features_with_a_reference_at_places(always):
     wanted = {"kl": features.reverse_kl, "ref_logp": passes.reference_logp}
     rows = passes.policy_features(graphdef, params, other, batch, wanted, 16)
     pack = packing.plan(batch, COST).minibatch(0)
-    places = passes.policy_features(graphdef, params, other, batch, wanted, 16, pack)
-    mask = np.asarray(batch.mask)
-    for name, values in pack.scatter(places, *mask.shape).items():
-        np.testing.assert_allclose(np.asarray(values)[mask], np.asarray(rows[name])[mask], atol=1e-5)
-    assert dataclasses.is_dataclass(pack)
+    assert pack.count > 1
+    for index in range(int(pack.count)):
+        places = pack.piece(index)
+        found = passes.policy_features(graphdef, params, other, batch, wanted, 16, places)
+        there = np.asarray(places.scatter(places.taken(), jnp.zeros_like(batch.mask)))
+        assert there.any()
+        for name, values in places.scatter(found, rows).items():
+            np.testing.assert_allclose(
+                np.asarray(values)[there], np.asarray(rows[name])[there], atol=1e-5, err_msg=name
+            )
+
+
+def test_batches_of_other_lengths_run_the_same_program(always):
+    """The number of pieces is no shape: one compilation for batches of one to all pieces, each the step of plain rows."""
+    objective, optimizer, decoder, counts = ej.recipes.grpo(), optax.sgd(0.1), model(), set()
+    step = ej.make_train_step(decoder, objective, optimizer, chunk=16)
+    state = lambda: ej.init_train_state(model(), objective, optimizer, jax.random.key(0))
+    longest = rollout(groups=(8, 8), prompts=(9, 9), length=32, holes=False)
+    places, row = np.arange(32), np.arange(16)[:, None]
+    for length in (2, 4, 8):
+        ends = np.where(row == 0, 9 + 16, 9 + length)
+        batch = longest.replace(mask=jnp.asarray((places >= 9) & (places < ends)))
+        pack = packing.plan(batch, COST._replace(head=1.0))
+        counts.add(int(pack.count[0]))
+        packed, _ = step(state(), batch, pack)
+        plain, _ = step(state(), batch)
+        assert_same(packed.params, plain.params)
+    assert len(counts) == 3
+    assert step._cache_size() == 2

@@ -3,6 +3,7 @@
 import hypothesis
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ many = hypothesis.settings(few, max_examples=2000)
 @st.composite
 def batches(draw):
     """Rows of a few prompts, completions of any length (none included), holes in them; (rollout, minibatches, microbatches)."""
-    minibatches, microbatches = draw(st.sampled_from([1, 2])), draw(st.sampled_from([1, 2]))
+    minibatches, microbatches = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2]))
     rows = minibatches * microbatches * draw(st.integers(1, 6))
     prompts = draw(st.lists(st.integers(1, LENGTH), min_size=1, max_size=4))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
@@ -45,26 +46,32 @@ def check(batch):
     if pack is None:
         return
     whole = jax.tree.map(np.asarray, pack.whole())
-    assert pack.lead.shape[1] % microbatches == 0
-    taken = whole.at > 0
+    capacity = pack.places.lead.shape[1]
+    assert (pack.count <= capacity).all() and whole.count == pack.count.sum()
+    assert not whole.places.at[whole.count :].any()  # nothing is left out
+    taken = whole.places.at > 0
     count = np.zeros(mask.shape, int)
-    np.add.at(count, (whole.row[taken], whole.at[taken]), 1)
+    np.add.at(count, (whole.places.row[taken], whole.places.at[taken]), 1)
     assert count[mask].min() == 1 == count.max()
-    for family in range(len(whole.lead)):
-        for row in np.unique(whole.row[family][taken[family]]):
+    for piece, family in np.argwhere(taken.any((-1, -2))):
+        one = whole.places.row[piece, family][taken[piece, family]]
+        known, lead = whole.places.known[piece, family], whole.places.lead[piece, family]
+        for row in np.unique(one):
             start = int(mask[row].argmax())
-            assert whole.known[family] == start - 1 <= pack.width
-            np.testing.assert_array_equal(tokens[row, :start], tokens[whole.lead[family], :start])
-    numbers = np.arange(1.0, mask.size + 1, dtype=np.float32).reshape(mask.shape)
-    back = np.asarray(pack.whole().scatter(pack.whole().gather(numbers), *mask.shape))
+            assert known == start - 1 <= pack.places.width
+            np.testing.assert_array_equal(tokens[row, :start], tokens[lead, :start])
+    numbers = jnp.arange(1.0, mask.size + 1, dtype=np.float32).reshape(mask.shape)
+    there_and_back = lambda places, rows: places.scatter(places.gather(numbers), rows)
+    back = jax.tree.map(jnp.asarray, pack.whole()).fold(there_and_back, jnp.zeros_like(numbers))
     np.testing.assert_array_equal(back, np.where(count > 0, numbers, 0))
     assert 0 < packing.share(pack) <= 1
 
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
-    """Take a pack also where it does not pay: these batches are tiny."""
+    """Take a pack also where it does not pay, in several pieces: these batches are tiny."""
     monkeypatch.setattr(packing, "MINIMUM_GAIN", 1e9)
+    monkeypatch.setattr(packing, "SMALLEST", 64)
 
 
 def test_plans():

@@ -45,8 +45,7 @@ def test_a_pack_saves_the_prompts_that_it_shares():
     """Four rows of 40 + 24 tokens a group: 64 places each as plain rows, 40 + 4 * 24 together."""
     c = EXPECTED
     assert c["update, packed"]["flops"] < 0.75 * c["update, plain"]["flops"]
-    assert c["update, packed, 2 microbatches"]["flops"] == c["update, packed"]["flops"]
-    assert c["update, packed, 2 microbatches"]["temporary bytes"] < c["update, packed"]["temporary bytes"]
+    assert c["update, packed"]["temporary bytes"] < 0.75 * c["update, plain"]["temporary bytes"]
 
 
 def test_the_counter_counts():
@@ -59,7 +58,7 @@ def test_the_counter_counts():
 
 
 def test_the_number_of_programs_is_bounded():
-    """Ten batches of different lengths: an update is compiled for a few of them; temperature and top-p compile nothing."""
+    """Batches of different lengths: an update is compiled for a few of them; temperature and top-p compile nothing."""
     model = Decoder(measured.CONFIG, rngs=nnx.Rngs(0))
     rng, cost, shapes = np.random.default_rng(0), packing.Cost.of(measured.CONFIG), set()
     for _ in range(200):
@@ -67,8 +66,8 @@ def test_the_number_of_programs_is_bounded():
         ends = measured.PROMPT + rng.integers(1, measured.NEW + 1, len(batch.mask))
         batch = batch.replace(mask=batch.mask & (np.arange(batch.mask.shape[1])[None] < ends[:, None]))
         pack = packing.plan(batch, cost)
-        shapes.add(None if pack is None else (*pack.row.shape, pack.width))
-    assert len(shapes) <= 12
+        shapes.add(None if pack is None else (*pack.places.row.shape, pack.places.width))
+    assert len(shapes) <= 4
 
     sampler, params = make_sampler(model, eos_ids=[1]), nnx.split(model)[1]
     for temperature, p in ((1.0, 0.9), (0.7, 0.5), (1.3, 0.95)):
