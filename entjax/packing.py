@@ -4,7 +4,8 @@ A rollout keeps its rows [B, T]: everything that decides about tokens (the chain
 computes them instead. A family is one prompt of W places and K bins of L places that hold completions, several in a bin where
 they are short; F families are a piece, and pieces are computed one after another. `at[f, k, l]` is the index t of the token
 that a place predicts; its input is the token before. So places stand on the tokens that the loss sees, and hidden states need
-no shift. Losses and gradients are those of the rows.
+no shift. Losses and gradients are those of the rows. On a mesh every device has families of its own rows, so that no token
+leaves its device; F counts those of all devices.
 
 The pack of a batch is made on the host from its lengths. Only the number of pieces follows the batch from step to step, and
 that is no shape: W, K, L and F are rounded, so that a run compiles one or two programs, whatever its lengths do.
@@ -12,6 +13,7 @@ that is no shape: W, K, L and F are rounded, so that a run compiles one or two p
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,19 +22,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Int
 
 from entjax.models import DecoderConfig
 from entjax.types import Rollout
 
 MINIMUM_GAIN = 0.95  # of the cost of plain rows: what a pack must stay below to be worth a program of its own
-PIECES = 32  # a minibatch's rows without packing would be this many pieces: the last piece is half empty on average,
-SMALLEST = 512  # but a piece of fewer places does not fill the machine
+
+
+class Grain(NamedTuple):
+    """How finely a minibatch is cut. The last piece is half empty on average, so pieces should be many; but a small one does
+    not fill the device, and on a mesh each gathers the weights once."""
+
+    pieces: int  # that a minibatch would make without packing
+    smallest: int  # places of a piece on one device
+
+
+ONE_DEVICE, MESH = Grain(32, 512), Grain(8, 4096)
 
 
 @struct.dataclass
 class Places:
-    """The places of a piece: F families of a minibatch, rows counted within it. A family without completions is filler.
+    """The places of a piece: F families of a minibatch. A family without completions is filler. Rows are counted within the
+    minibatch, on a mesh within the block of it that lies on the family's device.
 
     In a Pack every array has leading axes: minibatches M, pieces C.
     """
@@ -42,6 +55,7 @@ class Places:
     row: Int[Array, "*M_C F K L"]
     at: Int[Array, "*M_C F K L"]  # 0: an empty place
     width: int = struct.field(pytree_node=False)  # W
+    rows: NamedSharding | None = struct.field(pytree_node=False, default=None)  # of [B, T] arrays, on a mesh
 
     @property
     def size(self) -> int:
@@ -51,8 +65,13 @@ class Places:
 
     def gather(self, tree: Any) -> Any:
         """[B, T, ...] leaves at their places, [F, K * L, ...]; other leaves stay. What empty places show is not zero."""
-        row, at = self._flat()
-        return jax.tree.map(lambda x: x[row, at] if jnp.ndim(x) >= 2 else x, tree)
+        leaves, structure = jax.tree.flatten(tree)
+        in_rows = [jnp.ndim(x) >= 2 for x in leaves]
+        take = lambda row, at, *found: tuple(x[row, at] for x in found)
+        taken = iter(
+            self._on_each_device(take, *self._flat(), *(x for x, y in zip(leaves, in_rows, strict=True) if y))
+        )
+        return structure.unflatten([next(taken) if y else x for x, y in zip(leaves, in_rows, strict=True)])
 
     def taken(self) -> Array:
         """[F, K * L]: the place holds a token."""
@@ -60,24 +79,31 @@ class Places:
 
     def scatter(self, tree: Any, rows: Any) -> Any:
         """[F, K * L] leaves put into the [B, T] leaves of `rows`, which keep what has no place here."""
-        row, at = self._flat()
 
-        def put(x: Array, into: Array) -> Array:
+        def put(row: Array, at: Array, x: Array, into: Array) -> Array:
             outside = jnp.where(at > 0, row, into.shape[0])  # past the end: dropped
             return into.at[outside, at].set(x, mode="drop")
 
-        return jax.tree.map(put, tree, rows)
+        return jax.tree.map(lambda x, into: self._on_each_device(put, *self._flat(), x, into), tree, rows)
 
     def hidden(self, model: Any, tokens: Int[Array, "B T"]) -> Array:
         """The policy's hidden states [F, K * L, D] that predict the tokens of the places."""
-        prompts = tokens[self.lead][:, : self.width]
         before = jnp.maximum(self.at - 1, 0)
+        look_up = lambda lead, row, before, tokens: (tokens[lead][:, : self.width], tokens[row, before])
+        prompts, inputs = self._on_each_device(look_up, self.lead, self.row, before, tokens)
         segments = jnp.where(self.at > 0, self.row, -1)
-        hidden = model.families(prompts, self.known, tokens[self.row, before], before, segments)
+        hidden = model.families(prompts, self.known, inputs, before, segments)
         return hidden.reshape(hidden.shape[0], -1, hidden.shape[-1])
 
     def _flat(self) -> tuple[Array, Array]:
         return tuple(x.reshape(x.shape[0], -1) for x in (self.row, self.at))
+
+    def _on_each_device(self, f: Callable, *arrays: Array) -> Any:
+        """f(*arrays): on a mesh, of every device's own families and rows."""
+        if self.rows is None:
+            return f(*arrays)
+        spec = self.rows.spec
+        return jax.shard_map(f, mesh=self.rows.mesh, in_specs=spec, out_specs=spec, check_vma=False)(*arrays)
 
 
 @struct.dataclass
@@ -140,40 +166,65 @@ class Span(NamedTuple):
     end: int  # one past the last
 
 
-def plan(rollout: Rollout, cost: Cost, *, minibatches: int = 1, microbatches: int = 1) -> Pack | None:
+def plan(
+    rollout: Rollout,
+    cost: Cost,
+    *,
+    minibatches: int = 1,
+    microbatches: int = 1,
+    rows: NamedSharding | None = None,
+) -> Pack | None:
     """The cheapest pack for a rollout, or None where plain rows cost as little. A function of the batch alone, so that a resumed
-    run takes the same. A piece is at most a `microbatches`th of the minibatch's rows."""
+    run takes the same. A piece is at most a `microbatches`th of the minibatch's rows; `rows` says where these lie on a mesh."""
     tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
     batch, length = mask.shape
-    groups = [_prompts(tokens[m::minibatches], mask[m::minibatches]) for m in range(minibatches)]
-    spans = [span for group in groups for members in group for span in members]
+    devices = 1 if rows is None else batch // rows.shard_shape((batch,))[0]
+    # What one device has of one minibatch; its rows are a block of the batch and of the minibatch.
+    shares = [_prompts(tokens[block][m::minibatches], mask[block][m::minibatches])
+              for m in range(minibatches) for block in _blocks(batch, devices)]  # fmt: skip
+    spans = [span for share in shares for members in share for span in members]
     if not spans or min(s.start for s in spans) == 0:  # nothing predicts a first token
         return None
     # Quarters, where rows have eighths: bins are filled anyway, and fewer programs are compiled where lengths vary.
     size = bucket(max(s.end - s.start for s in spans), 4)
     width = min(bucket(max(1, *(s.start - 1 for s in spans)), 4), length)
-    bins = [[_fill(members, size) for members in group] for group in groups]
-    places = max(SMALLEST, batch // minibatches * (width + size) // max(PIECES, microbatches))
+    bins = [[_fill(members, size) for members in share] for share in shares]
+    grain = ONE_DEVICE if rows is None else MESH
+    whole = batch // (minibatches * devices) * (width + size)
+    places = max(grain.smallest, whole // max(grain.pieces, microbatches))
 
     def shape(k: int) -> tuple[float, int, int]:
-        """(cost, families of a piece, bins of a family)."""
-        worst = max(_pieces(group, 1, k) for group in groups)  # every completion fills a bin
-        families = min(worst, max(1, places // (width + k * size)))
-        pieces = sum(_pieces(group, families, k) for group in bins)
-        return cost.families(pieces * families, width, k, size), families, k
+        """(cost, families of a piece on one device, bins of a family)."""
+        families = max(1, min(places // (width + k * size), _most(shares, 1, k)))
+        pieces = sum(_counts(bins, families, k, devices))
+        return cost.families(pieces * families * devices, width, k, size), families, k
 
-    most = max(len(members) for group in groups for members in group)
-    price, families, k = min(shape(k) for k in _powers(most))
+    price, families, k = min(shape(k) for k in _powers(max(map(len, itertools.chain(*shares)))))
     if price > MINIMUM_GAIN * cost.rows(batch, length):
         return None
-    # Room for the worst batch: as good as constant in a run, and only indices.
-    worst = max(_pieces(group, families, k) for group in groups)
-    return _build(bins, (_powers(worst)[-1], families, k, size), width)
+    # Room for the batch in which every completion fills a bin: as good as constant in a run, and only indices.
+    capacity = _powers(_most(shares, families, k))[-1]
+    count = np.array(_counts(bins, families, k, devices), np.int32)
+    arrays = _arrays(bins, (capacity, families, k, size))
+    beside = lambda x: np.moveaxis(x.reshape(minibatches, devices, *x.shape[1:]), 1, 2)
+    join = lambda x: x.reshape(minibatches, capacity, devices * families, *x.shape[4:])
+    return Pack(Places(*(join(beside(x)) for x in arrays), width, rows), count)
 
 
-def _pieces(families: Sequence[Sequence], families_of_a_piece: int, bins_of_a_family: int) -> int:
-    """Pieces that hold so many bins (or completions) of each prompt."""
-    return math.ceil(sum(math.ceil(len(bins) / bins_of_a_family) for bins in families) / families_of_a_piece)
+def _blocks(batch: int, devices: int) -> list[slice]:
+    """The rows of each device."""
+    size = batch // devices
+    return [slice(i * size, (i + 1) * size) for i in range(devices)]
+
+
+def _counts(shares: Sequence, families: int, k: int, devices: int) -> list[int]:
+    """Pieces of each minibatch: those of the device that has most."""
+    return [_most(shares[i : i + devices], families, k) for i in range(0, len(shares), devices)]
+
+
+def _most(shares: Sequence[Sequence[Sequence]], families: int, k: int) -> int:
+    """The most pieces of one share, if a family holds k of the bins (or completions) of a prompt."""
+    return max(math.ceil(sum(math.ceil(len(bins) / k) for bins in share) / families) for share in shares)
 
 
 def _powers(least: int) -> list[int]:
@@ -230,14 +281,14 @@ def multiple(count: int, of: int) -> int:
     return -(-count // of) * of
 
 
-def _build(bins: list[list[list[list[Span]]]], shape: tuple[int, int, int, int], width: int) -> Pack:
-    """The arrays of a pack of shape [C, F, K, L] from the bins of every prompt of every minibatch."""
+def _arrays(bins: list[list[list[list[Span]]]], shape: tuple[int, int, int, int]) -> tuple[np.ndarray, ...]:
+    """lead, known, row, at of each share, in pieces of shape [C, F, K, L]."""
     capacity, families, k, size = shape
     everything = (len(bins), capacity * families, k, size)
     row, at = np.zeros(everything, np.int32), np.zeros(everything, np.int32)
     lead, known = np.zeros(everything[:2], np.int32), np.zeros(everything[:2], np.int32)
-    for m, group in enumerate(bins):
-        of_families = [p[i : i + k] for p in group for i in range(0, len(p), k)]
+    for m, share in enumerate(bins):
+        of_families = [p[i : i + k] for p in share for i in range(0, len(p), k)]
         for family, its_bins in enumerate(of_families):
             first = its_bins[0][0]
             lead[m, family], known[m, family] = first.row, first.start - 1
@@ -249,5 +300,4 @@ def _build(bins: list[list[list[list[Span]]]], shape: tuple[int, int, int, int],
                     at[m, family, number, place:end] = np.arange(span.start, span.end)
                     place = end
     in_pieces = lambda x: x.reshape(len(bins), capacity, families, *x.shape[2:])
-    count = np.array([_pieces(group, families, k) for group in bins], np.int32)
-    return Pack(Places(*map(in_pieces, (lead, known, row, at)), width), count)
+    return tuple(map(in_pieces, (lead, known, row, at)))

@@ -213,16 +213,14 @@ def make_scoring(config: Config, model: nnx.Module, objective: Objective, layout
 
 
 def make_plan(config: Config, model: nnx.Module, layout: Layout | None) -> Callable[[Rollout], Pack | None]:
-    """From a rollout to its pack. Rows that are spread over devices stay where they are: None, and so do those of a model
-    with dynamic rope, whose frequencies may depend on the length of a row."""
-    spread = layout is not None and layout.row_shards > 1
-    if spread or not isinstance(model, Decoder) or model.config.rope.kind == "dynamic":
+    """From a rollout to its pack. None for a model with dynamic rope, whose frequencies may depend on the length of a row, and
+    for one of a kind that has no families."""
+    if not isinstance(model, Decoder) or model.config.rope.kind == "dynamic":
         return lambda rollout: None
-    cost, sizes = (
-        Cost.of(model.config),
-        {"minibatches": config.minibatches, "microbatches": config.microbatches},
-    )
-    return lambda rollout: plan(rollout, cost, **sizes)
+    cost = Cost.of(model.config)
+    rows = layout.rows if layout is not None and layout.row_shards > 1 else None
+    sizes = {"minibatches": config.minibatches, "microbatches": config.microbatches}
+    return lambda rollout: plan(rollout, cost, rows=rows, **sizes)
 
 
 def make_step(
@@ -264,8 +262,10 @@ def abstract_state(
 
 
 def placed(layout: Layout | None, f: Callable) -> Callable:
-    """f(state, rollout) with the rows of a rollout from the host put on the devices that own them."""
-    return f if layout is None else lambda state, rollout, pack=None: f(state, layout.rollout(rollout), pack)
+    """f(state, rollout, pack) with the rows and families of a batch from the host put on the devices that own them."""
+    if layout is None:
+        return f
+    return lambda state, rollout, pack=None: f(state, layout.rollout(rollout), layout.pack(pack))
 
 
 def make_for_sampler(config: Config, layout: Layout | None, model: nnx.Module) -> Callable[[Any], Any] | None:

@@ -24,6 +24,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from entjax.models import logical_axes
+from entjax.packing import Pack
 from entjax.types import Rollout
 
 Axes = tuple[str, ...]
@@ -160,6 +161,14 @@ class Layout(NamedTuple):
             return jax.make_array_from_process_local_data(sharding, x, x.shape)
 
         return jax.tree.map(place, rollout)
+
+    def pack(self, pack: Pack | None) -> Pack | None:
+        """A pack from the host, the same on every process, with its families on the devices whose rows they hold."""
+        if pack is None:
+            return None
+        families = NamedSharding(self.mesh, PartitionSpec(None, None, *self.rows.spec))
+        put = lambda sharding: lambda x: jax.make_array_from_process_local_data(sharding, x, x.shape)
+        return Pack(jax.tree.map(put(families), pack.places), put(self.whole)(pack.count))
 
     def constrain(self, x: jax.Array, axes: Sequence[str]) -> jax.Array:
         """Pin the layout of hidden states inside a compiled function."""

@@ -64,7 +64,7 @@ def rich_objective(surrogate=ej.surrogates.ppo_clip):
 def always(monkeypatch):
     """Take a pack also where it does not pay, in several pieces: these batches are tiny."""
     monkeypatch.setattr(packing, "MINIMUM_GAIN", 1e9)
-    monkeypatch.setattr(packing, "SMALLEST", 64)
+    monkeypatch.setattr(packing, "ONE_DEVICE", packing.Grain(32, 64))
 
 
 def run(objective, batch, packed, *, decoder=None, minibatches=1, microbatches=1, scored=True):

@@ -37,8 +37,9 @@ def replaying(**changes):
     return config(strategy=replay(size=8, ready=1.0), recipe="reinforce", **changes)
 
 
-def one_step(c, weights=None):
-    """(tokens, loss, gradient, weights before) of one rollout and one step of plain gradient descent, on the host."""
+def one_step(c, weights=None, packed=False):
+    """(tokens, loss, gradient, weights before) of one rollout and one step of plain gradient descent, on the host; `packed`:
+    the passes compute the places of a pack."""
     parts = setup.build(c)
     optimizer = optax.sgd(1.0)
     parts = parts._replace(
@@ -56,9 +57,11 @@ def one_step(c, weights=None):
     rollout = to_rollout(harvest, rows=ROWS, length=LENGTH, temperature=1.0)
     # An untrained model earns nothing: a reward that is a fact of the tokens gives the step something to do.
     reward = (rollout.tokens.sum(1) % 3 == 0).astype(np.float32)
-    rollout = parts.score(state, rollout.replace(reward=reward))
+    pack = parts.plan(rollout) if packed else None
+    assert packed == (pack is not None)
+    rollout = parts.score(state, rollout.replace(reward=reward), pack)
     tokens = np.asarray(rollout.tokens)
-    state, metrics = parts.step(state, rollout)
+    state, metrics = parts.step(state, rollout, pack)
     parts.scorer.close()
     gradient = jax.tree.map(lambda old, new: old - new, before, jax.device_get(state.params))
     return tokens, float(metrics["loss"]), gradient, before

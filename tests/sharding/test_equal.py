@@ -4,9 +4,12 @@ import jax
 import numpy as np
 import pytest
 
+from entjax import packing, setup
+from entjax.aot import hlo
+from entjax.rollouts import to_rollout
 from entjax.sharding import ShardingRules
 from entjax.train import train
-from tests.sharding.runs import config, curves, first_difference, largest_gap, one_step
+from tests.sharding.runs import LENGTH, ROWS, config, curves, first_difference, largest_gap, one_step
 
 ODD = {"mesh": {"Rows": 2, "Left": 4}, "sharding": ShardingRules().named(fsdp="Rows", tensor="Left")}
 MESHES = {
@@ -32,16 +35,41 @@ def alone():
     return one_step(config())
 
 
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Take a pack also where it does not pay, in several pieces: this batch is tiny."""
+    monkeypatch.setattr(packing, "MINIMUM_GAIN", 1e9)
+    monkeypatch.setattr(packing, "MESH", packing.Grain(8, 32))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "places"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_step_on_a_mesh(alone, name):
+def test_a_step_on_a_mesh(alone, small_pieces, name, packed):
     tokens, loss, gradient, weights = alone
-    got_tokens, got_loss, got_gradient, _ = one_step(config(**MESHES[name]), weights)
+    got_tokens, got_loss, got_gradient, _ = one_step(config(**MESHES[name]), weights, packed)
     np.testing.assert_array_equal(got_tokens, tokens)
     assert abs(got_loss - loss) < 1e-5
     assert (
         max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-2
     )  # there is something to compare
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got_gradient, gradient)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_families_stay_on_the_devices_of_their_rows(small_pieces, minibatches):
+    """No token of a rollout travels: gathering the places of a pack and putting them back is compiled without communication."""
+    c = config(mesh={"fsdp": 4, "tensor": 2}, minibatches=minibatches)
+    parts = setup.build(c)
+    harvest = parts.strategy(parts.tools(parts.fresh_state().params, 0), parts.stream.next(), 0, {})
+    parts.scorer.close()
+    rollout = to_rollout(harvest, rows=ROWS, length=LENGTH, temperature=1.0)
+    pack = parts.layout.pack(parts.plan(rollout))
+    rollout = parts.layout.rollout(rollout)
+    there_and_back = jax.jit(lambda pack, x: pack.whole().fold(lambda p, rows: p.scatter(p.gather(x), rows), x * 0))
+    assert not hlo.collectives(hlo.parse(there_and_back.lower(pack, rollout.logp).compile().as_text()), 8)
+    back = np.asarray(there_and_back(pack, rollout.logp))
+    np.testing.assert_array_equal(back, np.where(rollout.mask, rollout.logp, 0))
+    assert np.abs(back).sum() > 1
 
 
 RUN = {"steps": 20, "lr": 1e-2, "minibatches": 2, "save_every": 20}
