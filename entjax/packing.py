@@ -40,6 +40,7 @@ class Grain(NamedTuple):
 
 
 ONE_DEVICE, MESH = Grain(32, 512), Grain(8, 4096)
+KEEP = 1.1  # times the least cost: for this the shape of the batch before is taken again
 
 
 @struct.dataclass
@@ -166,6 +167,35 @@ class Span(NamedTuple):
     end: int  # one past the last
 
 
+class Planner:
+    """From a rollout to its pack, or to None where plain rows cost as little.
+
+    `bins`, of a family in the last pack, is its only state: the next batch keeps it where that costs little more, so that
+    batches near a tie run one program. A run saves it with the rest.
+    """
+
+    def __init__(
+        self,
+        cost: Cost | None,
+        *,
+        minibatches: int = 1,
+        microbatches: int = 1,
+        rows: NamedSharding | None = None,
+    ):
+        """`cost` None: always plain rows. A piece is at most a `microbatches`th of the rows of a minibatch; `rows` says where
+        these lie on a mesh."""
+        self.cost, self.minibatches, self.microbatches, self.rows = cost, minibatches, microbatches, rows
+        self.bins = 0
+
+    def __call__(self, rollout: Rollout) -> Pack | None:
+        if self.cost is None:
+            return None
+        sizes = {"minibatches": self.minibatches, "microbatches": self.microbatches}
+        pack = plan(rollout, self.cost, **sizes, rows=self.rows, bins=self.bins)
+        self.bins = self.bins if pack is None else pack.places.row.shape[-2]
+        return pack
+
+
 def plan(
     rollout: Rollout,
     cost: Cost,
@@ -173,9 +203,10 @@ def plan(
     minibatches: int = 1,
     microbatches: int = 1,
     rows: NamedSharding | None = None,
+    bins: int = 0,
 ) -> Pack | None:
-    """The cheapest pack for a rollout, or None where plain rows cost as little. A function of the batch alone, so that a resumed
-    run takes the same. A piece is at most a `microbatches`th of the minibatch's rows; `rows` says where these lie on a mesh."""
+    """The cheapest pack for a rollout, or one with so many `bins` a family if it is nearly as cheap; None where plain rows cost
+    as little. For the rest see Planner."""
     tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
     batch, length = mask.shape
     devices = 1 if rows is None else batch // rows.shard_shape((batch,))[0]
@@ -188,24 +219,28 @@ def plan(
     # Quarters, where rows have eighths: bins are filled anyway, and fewer programs are compiled where lengths vary.
     size = bucket(max(s.end - s.start for s in spans), 4)
     width = min(bucket(max(1, *(s.start - 1 for s in spans)), 4), length)
-    bins = [[_fill(members, size) for members in share] for share in shares]
+    filled = [[_fill(members, size) for members in share] for share in shares]
     grain = ONE_DEVICE if rows is None else MESH
     whole = batch // (minibatches * devices) * (width + size)
-    places = max(grain.smallest, whole // max(grain.pieces, microbatches))
+    most = whole // microbatches
+    places = min(max(grain.smallest, whole // grain.pieces), most)
 
     def shape(k: int) -> tuple[float, int, int]:
         """(cost, families of a piece on one device, bins of a family)."""
         families = max(1, min(places // (width + k * size), _most(shares, 1, k)))
-        pieces = sum(_counts(bins, families, k, devices))
+        pieces = sum(_counts(filled, families, k, devices))
         return cost.families(pieces * families * devices, width, k, size), families, k
 
-    price, families, k = min(shape(k) for k in _powers(max(map(len, itertools.chain(*shares)))))
+    powers = _powers(max(map(len, itertools.chain(*shares))))
+    price, families, k = min(shape(k) for k in powers if k == 1 or width + k * size <= most)
+    if bins in powers and shape(bins)[0] <= KEEP * price:
+        price, families, k = shape(bins)
     if price > MINIMUM_GAIN * cost.rows(batch, length):
         return None
     # Room for the batch in which every completion fills a bin: as good as constant in a run, and only indices.
     capacity = _powers(_most(shares, families, k))[-1]
-    count = np.array(_counts(bins, families, k, devices), np.int32)
-    arrays = _arrays(bins, (capacity, families, k, size))
+    count = np.array(_counts(filled, families, k, devices), np.int32)
+    arrays = _arrays(filled, (capacity, families, k, size))
     beside = lambda x: np.moveaxis(x.reshape(minibatches, devices, *x.shape[1:]), 1, 2)
     join = lambda x: x.reshape(minibatches, capacity, devices * families, *x.shape[4:])
     return Pack(Places(*(join(beside(x)) for x in arrays), width, rows), count)

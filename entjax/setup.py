@@ -17,7 +17,7 @@ from entjax.data import PromptStream, prompts
 from entjax.learning import make_objective, make_optimizer
 from entjax.loss import Objective
 from entjax.models import Decoder
-from entjax.packing import Cost, Pack, plan
+from entjax.packing import Cost, Pack, Planner
 from entjax.passes import needs_scoring
 from entjax.policy import load_checkpoint, make_layout, make_model, make_tokenizer
 from entjax.rollouts import Strategy, as_strategy, groups
@@ -46,7 +46,7 @@ class Parts(NamedTuple):
     sampler: Sampler
     score: Any
     step: Any
-    plan: Callable[[Rollout], Pack | None]  # where the passes of a batch compute its tokens
+    plan: Planner  # where the passes of a batch compute its tokens
     scorer: Scorer
     strategy: Strategy
     stream: PromptStream
@@ -149,7 +149,7 @@ def build(config: Config) -> Parts:
         sampler=make_sampler(model, **sampling),
         score=placed(layout, make_scoring(config, model, objective, layout)),
         step=placed(layout, make_step(config, model, objective, optimizer, layout)),
-        plan=make_plan(config, model, layout),
+        plan=make_planner(config, model, layout),
         scorer=scorer(config.task),
         strategy=as_strategy(config.strategy or groups(resample=config.dynamic_sampling)),
         stream=make_stream(config),
@@ -212,15 +212,17 @@ def make_scoring(config: Config, model: nnx.Module, objective: Objective, layout
     return score
 
 
-def make_plan(config: Config, model: nnx.Module, layout: Layout | None) -> Callable[[Rollout], Pack | None]:
-    """From a rollout to its pack. None for a model with dynamic rope, whose frequencies may depend on the length of a row, and
-    for one of a kind that has no families."""
-    if not isinstance(model, Decoder) or model.config.rope.kind == "dynamic":
-        return lambda rollout: None
-    cost = Cost.of(model.config)
-    rows = layout.rows if layout is not None and layout.row_shards > 1 else None
-    sizes = {"minibatches": config.minibatches, "microbatches": config.microbatches}
-    return lambda rollout: plan(rollout, cost, rows=rows, **sizes)
+def make_planner(config: Config, model: nnx.Module, layout: Layout | None) -> Planner:
+    """What finds the packs of a run. Plain rows for a model with dynamic rope, whose frequencies may depend on the length of a
+    row, and for one of a kind that has no families."""
+    packed = isinstance(model, Decoder) and model.config.rope.kind != "dynamic"
+    spread = layout is not None and layout.row_shards > 1
+    return Planner(
+        Cost.of(model.config) if packed else None,
+        minibatches=config.minibatches,
+        microbatches=config.microbatches,
+        rows=layout.rows if spread else None,
+    )
 
 
 def make_step(

@@ -145,6 +145,11 @@ class Layout(NamedTuple):
         """The first axis of an array over the row axes."""
         return NamedSharding(self.mesh, PartitionSpec(self.row_axes or None))
 
+    @property
+    def families(self) -> NamedSharding:
+        """The arrays of a pack's places: the third axis like rows."""
+        return NamedSharding(self.mesh, PartitionSpec(None, None, *self.rows.spec))
+
     def weights(self, params: Any) -> Any:
         """A tree like `params` (arrays or shapes) of shardings."""
         return jax.tree.map(lambda leaf, axes: self.of(axes, leaf.shape), params, logical_axes(params))
@@ -166,9 +171,8 @@ class Layout(NamedTuple):
         """A pack from the host, the same on every process, with its families on the devices whose rows they hold."""
         if pack is None:
             return None
-        families = NamedSharding(self.mesh, PartitionSpec(None, None, *self.rows.spec))
         put = lambda sharding: lambda x: jax.make_array_from_process_local_data(sharding, x, x.shape)
-        return Pack(jax.tree.map(put(families), pack.places), put(self.whole)(pack.count))
+        return Pack(jax.tree.map(put(self.families), pack.places), put(self.whole)(pack.count))
 
     def constrain(self, x: jax.Array, axes: Sequence[str]) -> jax.Array:
         """Pin the layout of hidden states inside a compiled function."""

@@ -72,6 +72,7 @@ class Loop:
         self.checkpoints = Checkpoints(place.checkpoints, keep=self.config.keep)
         self.state, host = self._restore() if run.resumed else (None, {})
         self.memory = unpack(host["memory"]) if host.get("memory") else dict(parts.strategy.start)
+        parts.plan.bins = host.get("bins", 0)
         self.ahead = Ahead()
         self.before: dict[str, float] = host.get("before", {})
         self.after: dict[str, float] | None = host.get("after")  # once the last step has been evaluated
@@ -275,6 +276,7 @@ class Loop:
             "bad_in_a_row": self.bad_in_a_row,
             "unwritten": self.unwritten,
             "memory": pack(self.memory),
+            "bins": self.parts.plan.bins,
             "made_by": versions(),
             "metrics_bytes": self.metrics.position(),
             "samples_bytes": self.samples.position(),

@@ -27,6 +27,7 @@ from entjax.config import Config
 from entjax.learning import make_objective, make_optimizer
 from entjax.models import Decoder, DecoderConfig
 from entjax.models.known import architecture
+from entjax.packing import Pack, bucket
 from entjax.sampler import Sampling, Shapes, make_sampler, sequence_keys
 from entjax.sampler.state import DecodeState, Prefix, by_row
 from entjax.sharding import Layout, make_mesh
@@ -138,8 +139,6 @@ def plan(
     config: Config, topology: str, *, prompt: int = 512, mesh: dict[str, int] | None = None, **changes: Any
 ) -> Plan:
     """A config on a slice; `changes` are fields of the model (remat, dtype ...)."""
-    from entjax.train import bucket
-
     chip = chip_of(topology)
     layout = Layout(
         make_mesh(mesh or dict(config.mesh) or {"fsdp": -1}, topology_devices(topology)), config.sharding
@@ -184,7 +183,9 @@ def compile_program(p: Plan, name: str) -> Report:
     memory = compiled.memory_analysis()
     calls = DECODE_STEPS if name == "decode" else 1
     # The update's one conditional is the reading of the policy, left out where the scoring pass has done it.
-    program = hlo.parse(compiled.as_text(), open_loops=calls, branches=p.reads if name == "update" else 1.0)
+    program = hlo.parse(
+        compiled.as_text(), open_loops=_pieces(p, name), branches=p.reads if name == "update" else 1.0
+    )
     moved: dict[str, float] = {}
     for one in hlo.collectives(program, p.layout.mesh.size):
         moved[one.kind] = moved.get(one.kind, 0.0) + one.total / calls
@@ -223,20 +224,46 @@ def _rollout(p: Plan) -> Rollout:
     )  # fmt: skip
 
 
+def packed(p: Plan) -> Pack | None:
+    """The places of a batch of full rows, whose groups share their prompts: as many pieces as a run can need."""
+    rows, length = p.sizes.rows, p.sizes.length
+    tokens, mask = np.zeros((rows, length), np.int32), np.zeros((rows, length), bool)
+    tokens[:, 0] = np.arange(rows) * p.sizes.prompts // rows
+    mask[:, p.sizes.prompt : p.sizes.prompt + p.sizes.new] = True
+    return setup.make_planner(p.config, p.model, p.layout)(_rollout(p).replace(tokens=tokens, mask=mask))
+
+
+def _places(p: Plan) -> Pack | None:
+    """The shapes of these."""
+    found, families = packed(p), p.layout.families
+    if found is None:
+        return None
+    shape = lambda sharding: lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return Pack(jax.tree.map(shape(families), found.places), shape(p.layout.whole)(found.count))
+
+
+def _pieces(p: Plan, name: str) -> int:
+    """How often the loop of a program runs whose length is known at run time only."""
+    if name == "decode":
+        return DECODE_STEPS
+    found = packed(p) if name in ("update", "score") else None
+    return 1 if found is None else int(found.count.sum() if name == "score" else found.count.max())
+
+
 def _state(p: Plan) -> Any:
     return setup.abstract_state(p.model, make_objective(p.config), make_optimizer(p.config), p.layout)
 
 
 def _score(p: Plan) -> Any:
     return setup.make_scoring_pass(p.config, p.model, make_objective(p.config), p.layout).lower(
-        _state(p), _rollout(p)
+        _state(p), _rollout(p), _places(p)
     )
 
 
 def _update(p: Plan) -> Any:
     objective, optimizer = make_objective(p.config), make_optimizer(p.config)
     step = setup.make_step(p.config, p.model, objective, optimizer, p.layout)
-    return step.lower(_state(p), scored_rollout(p))
+    return step.lower(_state(p), scored_rollout(p), _places(p))
 
 
 def scored_rollout(p: Plan) -> Rollout:

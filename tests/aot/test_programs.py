@@ -50,10 +50,15 @@ def test_the_update_that_runs_is_the_one_that_is_compiled(recipe, minibatches, w
     state = parts.fresh_state()
     harvest = parts.strategy(parts.tools(state.params, 0), parts.stream.next(), 0, {})
     rollout = to_rollout(harvest, rows=ROWS, length=LENGTH, temperature=1.0)
-    assert parts.plan(rollout) is None  # spread rows are not packed
-    rollout = parts.layout.rollout(parts.score(state, rollout))
+    pack = parts.layout.pack(parts.plan(rollout))
+    rollout = parts.layout.rollout(parts.score(state, rollout, pack))
     parts.scorer.close()
     same_arguments(programs.scored_rollout(plan), rollout)
+    if pack is not None:  # the plan is for full rows: other shapes, the same places
+        planned = programs._places(plan)
+        assert jax.tree.structure(planned) == jax.tree.structure(pack)
+        for want, got in zip(jax.tree.leaves(planned), jax.tree.leaves(pack), strict=True):
+            assert want.dtype == got.dtype and want.sharding.is_equivalent_to(got.sharding, got.ndim)
     same_arguments(programs._state(plan), state)
     weights = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.params)]
     assert plan.weights_of_device == np.sum(weights)

@@ -65,7 +65,9 @@ def test_families_stay_on_the_devices_of_their_rows(small_pieces, minibatches):
     rollout = to_rollout(harvest, rows=ROWS, length=LENGTH, temperature=1.0)
     pack = parts.layout.pack(parts.plan(rollout))
     rollout = parts.layout.rollout(rollout)
-    there_and_back = jax.jit(lambda pack, x: pack.whole().fold(lambda p, rows: p.scatter(p.gather(x), rows), x * 0))
+    there_and_back = jax.jit(
+        lambda pack, x: pack.whole().fold(lambda p, rows: p.scatter(p.gather(x), rows), x * 0)
+    )
     assert not hlo.collectives(hlo.parse(there_and_back.lower(pack, rollout.logp).compile().as_text()), 8)
     back = np.asarray(there_and_back(pack, rollout.logp))
     np.testing.assert_array_equal(back, np.where(rollout.mask, rollout.logp, 0))
