@@ -9,8 +9,6 @@ from benchmarks.harness import Row
 from benchmarks.peers import peer
 from benchmarks.work import MODELS, WORK, fresh_state, make_model, make_trainer, rollout_of, work_flops
 
-MICROBATCHES = 4  # activations of a thousand places at a time: less memory to fill, more of it in the caches
-
 
 def rows(models=("4.2M", "30M"), works=("a", "b", "c"), rounds=5, peers=False):
     """The base is entjax. Beside it, itself without what makes it fast (plain rows, a scoring pass), or with `peers` TRL and
@@ -19,7 +17,7 @@ def rows(models=("4.2M", "30M"), works=("a", "b", "c"), rounds=5, peers=False):
         for name in works:
             work, config = WORK[name], MODELS[model]
             decoder = make_model(config, work.eos_every)
-            fast = make_trainer(decoder, microbatches=MICROBATCHES)
+            fast = make_trainer(decoder)
             completion = count_tokens(fast, decoder, work)
             others = peer.start(decoder, work, "grpo") if peers else {}
             slow = make_trainer(decoder, packed=False, scored=True)
@@ -31,7 +29,7 @@ def rows(models=("4.2M", "30M"), works=("a", "b", "c"), rounds=5, peers=False):
                 yield Row(
                     f"GRPO {name}, {model}" + (", peers" if peers else ""),
                     "one whole step: rollout, rewards, update; float32",
-                    {**work._asdict(), "model": model, "microbatches": MICROBATCHES}, programs, "entjax",
+                    {**work._asdict(), "model": model}, programs, "entjax",
                     work_flops(config, work, completion), rounds,
                     {"completion tokens": completion} | {
                         f"completion tokens, {label}": lambda other=other: other.last["tokens"]

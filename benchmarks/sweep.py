@@ -53,9 +53,9 @@ def rows(axes=tuple(AXES), rounds=3, out=None) -> Iterator[Row]:
 
 def _point(name: str, value: int, rounds: int) -> Row:
     work, config = AXES[name].at(value)
-    both = halves(config, work, microbatches=4)
+    both = halves(config, work)
     return Row(
-        f"sweep {name} {value}", "a rollout batch, or one update in four microbatches; float32",
+        f"sweep {name} {value}", "a rollout batch, or one update; float32",
         {**work._asdict(), "axis": name, "value": value, "flops": both.flops},
         {"rollout": both.sample, "update": both.update}, None, 0.0, rounds,
     )  # fmt: skip

@@ -20,7 +20,6 @@ def rows(model="4.2M", works=("a", "b", "c"), rounds=5):
             "plain rows": make_trainer(decoder, packed=False),
             "packed, scored": make_trainer(decoder, scored=True),
             "packed": make_trainer(decoder),
-            "packed, 4 microbatches": make_trainer(decoder, microbatches=4),
         }
         rollout = rollout_of(trainers["packed"], fresh_state(decoder).params, work, jax.random.key(1))
         pack = trainers["packed"].plan(rollout)
@@ -29,7 +28,7 @@ def rows(model="4.2M", works=("a", "b", "c"), rounds=5):
             f"update {name}, {model}", "one optimizer step of GRPO, whole batch, float32",
             {**work._asdict(), "model": model, "completion_tokens": completion},
             {label: _update(trainer, decoder, rollout) for label, trainer in trainers.items()},
-            "packed, 4 microbatches", work_flops(config, work, completion, update_only=True), rounds,
+            "packed", work_flops(config, work, completion, update_only=True), rounds,
             {"real share of computed tokens, plain": packing.plain_share(rollout),
              "real share of computed tokens, packed": packing.share(pack) if pack else None,
              "places": pack.computed if pack else None, "rows x length": rollout.mask.size},

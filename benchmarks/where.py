@@ -1,6 +1,6 @@
 """Where the processor time of a GRPO step goes: both halves against their floors, and the kinds of operations of a trace.
 
-Command:  taskset -c 0 python -m benchmarks.where WORK MODEL [MICROBATCHES]      e.g. `a 4.2M 4`
+Command:  taskset -c 0 python -m benchmarks.where WORK MODEL      e.g. `a 4.2M`
 On one thread processor seconds hardly depend on what else a machine does; the time of single operations does, so of these the
 lower quartile of four runs is taken.
 """
@@ -25,8 +25,8 @@ from benchmarks.work import MODELS, WORK, halves
 from entjax import packing
 
 
-def main(name: str, model: str, microbatches: int = 1) -> None:
-    both = halves(MODELS[model], WORK[name], microbatches)
+def main(name: str, model: str) -> None:
+    both = halves(MODELS[model], WORK[name])
     speed = max(ceiling(1024)[1] for _ in range(9))
     print(f"matmul: {speed / 1e9:.1f} GFLOP per processor second; computed places that are real: {packing.share(both.pack):.3f}"
           if both.pack else "plain rows")  # fmt: skip

@@ -111,7 +111,6 @@ def make_trainer(
     *,
     packed: bool = True,
     scored: bool = False,
-    microbatches: int = 1,
     lr: float = 0.0,
     chunk: int = 2048,
 ) -> Trainer:
@@ -123,10 +122,10 @@ def make_trainer(
     cost = packing.Cost.of(model.config)
     return Trainer(
         make_sampler(model, eos_ids=[EOS], pad_id=PAD),
-        (lambda rollout: packing.plan(rollout, cost, microbatches=microbatches)) if packed else (lambda rollout: None),
-        ej.make_score(model, objective, microbatches=microbatches, chunk=chunk) if scored else (
+        (lambda rollout: packing.plan(rollout, cost)) if packed else (lambda rollout: None),
+        ej.make_score(model, objective, chunk=chunk) if scored else (
             lambda state, rollout, pack: rollout.replace(old_logp=None)),
-        ej.make_train_step(model, objective, optimizer, microbatches=microbatches, chunk=chunk),
+        ej.make_train_step(model, objective, optimizer, chunk=chunk),
         model,
     )  # fmt: skip
 
@@ -178,10 +177,10 @@ class Halves(NamedTuple):
     flops: dict[str, float]
 
 
-def halves(config: DecoderConfig, work: Work, microbatches: int) -> Halves:
+def halves(config: DecoderConfig, work: Work) -> Halves:
     """Rollout and update of a model with random weights."""
     decoder = make_model(config, work.eos_every)
-    trainer, states = make_trainer(decoder, microbatches=microbatches), [fresh_state(decoder)]
+    trainer, states = make_trainer(decoder), [fresh_state(decoder)]
     sample = lambda: rollout_of(trainer, states[0].params, work, jax.random.key(1))
     rollout = sample()
     pack, tokens = trainer.plan(rollout), float(np.asarray(rollout.mask).sum())

@@ -76,7 +76,7 @@ class Plan(NamedTuple):
     @property
     def scored(self) -> bool:
         """Does this run score its rollouts?"""
-        return setup.scored(self.config, make_objective(self.config), _rollout(self))
+        return setup.scored(self.config, make_objective(self.config), rollout_shapes(self))
 
     @property
     def reads(self) -> float:
@@ -212,7 +212,7 @@ def _first_sentence(text: str) -> str:
 # The programs ---------------------------------------------------------------------------------------------------------------
 
 
-def _rollout(p: Plan) -> Rollout:
+def rollout_shapes(p: Plan) -> Rollout:
     """A batch as it comes from the sampler."""
     b, t = p.sizes.rows, p.sizes.length
     rows = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=p.layout.rows)
@@ -230,16 +230,16 @@ def packed(p: Plan) -> Pack | None:
     tokens, mask = np.zeros((rows, length), np.int32), np.zeros((rows, length), bool)
     tokens[:, 0] = np.arange(rows) * p.sizes.prompts // rows
     mask[:, p.sizes.prompt : p.sizes.prompt + p.sizes.new] = True
-    return setup.make_planner(p.config, p.model, p.layout)(_rollout(p).replace(tokens=tokens, mask=mask))
+    full = rollout_shapes(p).replace(tokens=tokens, mask=mask)
+    return setup.make_planner(p.config, p.model, p.layout)(full)
 
 
-def _places(p: Plan) -> Pack | None:
-    """The shapes of these."""
-    found, families = packed(p), p.layout.families
-    if found is None:
+def pack_shapes(p: Plan, pack: Pack | None) -> Pack | None:
+    """The shapes of a pack, on their devices."""
+    if pack is None:
         return None
     shape = lambda sharding: lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    return Pack(jax.tree.map(shape(families), found.places), shape(p.layout.whole)(found.count))
+    return Pack(jax.tree.map(shape(p.layout.families), pack.places), shape(p.layout.whole)(pack.count))
 
 
 def _pieces(p: Plan, name: str) -> int:
@@ -255,20 +255,24 @@ def _state(p: Plan) -> Any:
 
 
 def _score(p: Plan) -> Any:
-    return setup.make_scoring_pass(p.config, p.model, make_objective(p.config), p.layout).lower(
-        _state(p), _rollout(p), _places(p)
-    )
+    score = setup.make_scoring_pass(p.config, p.model, make_objective(p.config), p.layout)
+    return score.lower(_state(p), rollout_shapes(p), pack_shapes(p, packed(p)))
 
 
 def _update(p: Plan) -> Any:
+    return lower_update(p, packed(p))
+
+
+def lower_update(p: Plan, pack: Pack | None) -> Any:
+    """The update for the places of a pack, or for plain rows."""
     objective, optimizer = make_objective(p.config), make_optimizer(p.config)
     step = setup.make_step(p.config, p.model, objective, optimizer, p.layout)
-    return step.lower(_state(p), scored_rollout(p), _places(p))
+    return step.lower(_state(p), scored_rollout(p), pack_shapes(p, pack))
 
 
 def scored_rollout(p: Plan) -> Rollout:
     """A batch as it comes from the scoring pass: rows stay with their devices, scalars are everywhere."""
-    rollout = _rollout(p)
+    rollout = rollout_shapes(p)
     if not p.scored:
         return rollout.replace(old_logp=None)
     objective = make_objective(p.config)

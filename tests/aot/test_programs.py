@@ -55,7 +55,7 @@ def test_the_update_that_runs_is_the_one_that_is_compiled(recipe, minibatches, w
     parts.scorer.close()
     same_arguments(programs.scored_rollout(plan), rollout)
     if pack is not None:  # the plan is for full rows: other shapes, the same places
-        planned = programs._places(plan)
+        planned = programs.pack_shapes(plan, programs.packed(plan))
         assert jax.tree.structure(planned) == jax.tree.structure(pack)
         for want, got in zip(jax.tree.leaves(planned), jax.tree.leaves(pack), strict=True):
             assert want.dtype == got.dtype and want.sharding.is_equivalent_to(got.sharding, got.ndim)
