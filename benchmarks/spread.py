@@ -48,8 +48,8 @@ def main(name: str, topology: str, *words: str) -> None:
         program = hlo.parse(compiled.as_text(), open_loops=int(pack.count.max()), branches=p.reads)
         sent = sum(one.total for one in hlo.collectives(program, p.layout.mesh.size))
         needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        print(f"{label}: {needed / GB:.2f} GB, {sent / GB:.0f} GB sent, {hlo.traffic(program) / GB:.0f} GB of HBM traffic a device; "
-              f"compiled in {seconds:.0f} CPU s", flush=True)  # fmt: skip
+        print(f"{label}: {needed / GB:.2f} GB, {sent / GB:.0f} GB sent, {hlo.traffic(program) / GB:.0f} GB of HBM traffic, "
+              f"all a device; compiled in {seconds:.0f} CPU s", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
