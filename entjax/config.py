@@ -66,7 +66,7 @@ class Config:
     weight_decay: float = 0.0
     clip_gradient: float = 1.0  # global norm; 0 never clips
     minibatches: int = 1  # optimizer steps per rollout batch
-    microbatches: int = 1  # pieces of one optimizer step, to save memory
+    microbatches: int = 1  # one optimizer step is computed in at least so many pieces, to save memory
     chunk: int = 2048  # tokens whose logits exist at one time
     # 1: the next batch is sampled, verified and scored beside the update, by the policy before that update; its ratios are to
     # that policy. Not across a save, from which a run that was ended goes on.
