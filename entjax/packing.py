@@ -8,7 +8,7 @@ no shift. Losses and gradients are those of the rows. On a mesh every device has
 leaves its device; F counts those of all devices.
 
 The pack of a batch is made on the host from its lengths. Only the number of pieces follows the batch from step to step, and
-that is no shape: W, K, L and F are rounded, so that a run compiles one or two programs, whatever its lengths do.
+that is no shape: W, K, L and F are rounded, so that a run compiles a few programs, whatever its lengths do.
 """
 
 from __future__ import annotations
@@ -66,13 +66,10 @@ class Places:
 
     def gather(self, tree: Any) -> Any:
         """[B, T, ...] leaves at their places, [F, K * L, ...]; other leaves stay. What empty places show is not zero."""
-        leaves, structure = jax.tree.flatten(tree)
-        in_rows = [jnp.ndim(x) >= 2 for x in leaves]
-        take = lambda row, at, *found: tuple(x[row, at] for x in found)
-        taken = iter(
-            self._on_each_device(take, *self._flat(), *(x for x, y in zip(leaves, in_rows, strict=True) if y))
+        take = lambda row, at, x: x[row, at]
+        return jax.tree.map(
+            lambda x: self._on_each_device(take, *self._flat(), x) if jnp.ndim(x) >= 2 else x, tree
         )
-        return structure.unflatten([next(taken) if y else x for x, y in zip(leaves, in_rows, strict=True)])
 
     def taken(self) -> Array:
         """[F, K * L]: the place holds a token."""
