@@ -107,7 +107,10 @@ def attempt(folder, mutation, run):
         setup.build(config).scorer.close()
         return {"before": {}, "after": {}, "step": 1}
 
-    training.train = real if run else only_build
+    def one_step(config, workdir, **options):
+        return real(dataclasses.replace(config, steps=min(config.steps, 1)), workdir, **options)
+
+    training.train = one_step if run else only_build
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             code = cli.main(
