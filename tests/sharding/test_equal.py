@@ -55,7 +55,7 @@ def test_a_step_on_a_mesh(alone, small_pieces, name, packed):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got_gradient, gradient)
 
 
-@pytest.mark.parametrize("minibatches", [1, 2])
+@pytest.mark.parametrize("minibatches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_families_stay_on_the_devices_of_their_rows(small_pieces, minibatches):
     """No token of a rollout travels: gathering the places of a pack and putting them back is compiled without communication."""
     c = config(mesh={"fsdp": 4, "tensor": 2}, minibatches=minibatches)
