@@ -108,7 +108,8 @@ def attempt(folder, mutation, run):
         return {"before": {}, "after": {}, "step": 1}
 
     def one_step(config, workdir, **options):
-        return real(dataclasses.replace(config, steps=min(config.steps, 1)), workdir, **options)
+        few = {"steps": min(config.steps, 1), "sft_steps": min(config.sft_steps, 1)}
+        return real(dataclasses.replace(config, **few), workdir, **options)
 
     training.train = one_step if run else only_build
     try:
