@@ -32,7 +32,7 @@ def recipe(name: str, options: dict[str, Any]) -> Objective:
     unknown = sorted(set(options) - set(accepted))
     if unknown:
         raise ConfigError(
-            f"The recipe '{name}' has no option {', '.join(unknown)}; it takes {', '.join(accepted) or 'none'}."
+            f"recipe_options: the recipe '{name}' has no option {', '.join(unknown)}; it takes {', '.join(accepted) or 'none'}."
         )
     for option, value in options.items():
         if isinstance(value, str) and isinstance(accepted[option].default, (int, float)):
