@@ -19,22 +19,16 @@ from entjax.config import load_config, parse_overrides, shipped_configs
 GB = 1e9
 
 
-def batch(p: programs.Plan, seed: int = 0):
-    """A rollout of that plan: groups that share their prompts, completions of spread lengths."""
-    sizes = p.sizes
-    draw = np.random.default_rng(seed).normal(np.log(sizes.new / 4), 0.6, sizes.rows)
-    lengths = np.clip(np.exp(draw), 16, sizes.new).astype(int)
-    tokens = np.zeros((sizes.rows, sizes.length), np.int32)
-    tokens[:, 0] = np.arange(sizes.rows) * sizes.prompts // sizes.rows
-    place = np.arange(sizes.length)[None]
-    mask = (place >= sizes.prompt) & (place < sizes.prompt + lengths[:, None])
-    return programs.rollout_shapes(p).replace(tokens=tokens, mask=mask)
+def lengths(p: programs.Plan, seed: int = 0) -> np.ndarray:
+    """Of completions, spread."""
+    draw = np.random.default_rng(seed).normal(np.log(p.sizes.new / 4), 0.6, p.sizes.rows)
+    return np.clip(np.exp(draw), 16, p.sizes.new).astype(int)
 
 
 def main(name: str, topology: str, *words: str) -> None:
     config = load_config(shipped_configs() / f"{name}.py").override(parse_overrides(list(words)))
     p = programs.plan(config, topology)
-    rollout = batch(p)
+    rollout = programs.rollout_of(p, lengths(p))
     pack = setup.make_planner(p.config, p.model, p.layout)(rollout)
     if pack is None:
         raise SystemExit("Plain rows cost as little for such lengths: there is nothing to compare.")

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     harvest: Harvest
     given: Rollout  # as the strategy made it
     rollout: Rollout  # scored
-    places: Pack | None
+    pack: Pack | None
     share: float  # of real tokens among those that are computed
     memory: dict[str, Any]
     seconds: float  # of the rollout
@@ -46,9 +46,9 @@ def make_batch(parts: Parts, state: TrainState, step: int, memory: Mapping[str, 
         harvest, memory = parts.strategy.collect(tools, examples, step, knobs, dict(memory))
         harvest = add_inputs(harvest, parts.objective.needs, tools, c.task)
     seconds = time.perf_counter() - started
-    given, places = lay_out(parts, harvest, temperature)
-    share = plain_share(given) if places is None else packing.share(places)
-    return Batch(harvest, given, parts.score(state, given, places), places, share, memory, seconds)
+    given, pack = lay_out(parts, harvest, temperature)
+    share = plain_share(given) if pack is None else packing.share(pack)
+    return Batch(harvest, given, parts.score(state, given, pack), pack, share, memory, seconds)
 
 
 def lay_out(parts: Parts, harvest: Harvest, temperature: float) -> tuple[Rollout, Pack | None]:

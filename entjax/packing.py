@@ -171,24 +171,14 @@ class Planner:
     batches near a tie run one program. A run saves it with the rest.
     """
 
-    def __init__(
-        self,
-        cost: Cost | None,
-        *,
-        minibatches: int = 1,
-        microbatches: int = 1,
-        rows: NamedSharding | None = None,
-    ):
-        """`cost` None: always plain rows. A piece is at most a `microbatches`th of the rows of a minibatch; `rows` says where
-        these lie on a mesh."""
-        self.cost, self.minibatches, self.microbatches, self.rows = cost, minibatches, microbatches, rows
-        self.bins = 0
+    def __init__(self, cost: Cost | None, **sizes: Any):
+        """`cost` None: always plain rows; `sizes` are those of plan."""
+        self.cost, self.sizes, self.bins = cost, sizes, 0
 
     def __call__(self, rollout: Rollout) -> Pack | None:
         if self.cost is None:
             return None
-        sizes = {"minibatches": self.minibatches, "microbatches": self.microbatches}
-        pack = plan(rollout, self.cost, **sizes, rows=self.rows, bins=self.bins)
+        pack = plan(rollout, self.cost, bins=self.bins, **self.sizes)
         self.bins = self.bins if pack is None else pack.places.row.shape[-2]
         return pack
 
@@ -203,13 +193,14 @@ def plan(
     bins: int = 0,
 ) -> Pack | None:
     """The cheapest pack for a rollout, or one with so many `bins` a family if it is nearly as cheap; None where plain rows cost
-    as little. For the rest see Planner."""
+    as little. A piece is at most a `microbatches`th of the rows of a minibatch; `rows` says where these lie on a mesh."""
     tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.mask)
     batch, length = mask.shape
     devices = 1 if rows is None else batch // rows.shard_shape((batch,))[0]
     # What one device has of one minibatch; its rows are a block of the batch and of the minibatch.
-    shares = [_prompts(tokens[block][m::minibatches], mask[block][m::minibatches])
-              for m in range(minibatches) for block in _blocks(batch, devices)]  # fmt: skip
+    tokens, mask = (x.reshape(devices, -1, length) for x in (tokens, mask))
+    shares = [_prompts(tokens[device, m::minibatches], mask[device, m::minibatches])
+              for m in range(minibatches) for device in range(devices)]  # fmt: skip
     spans = [span for share in shares for members in share for span in members]
     if not spans or min(s.start for s in spans) == 0:  # nothing predicts a first token
         return None
@@ -241,12 +232,6 @@ def plan(
     beside = lambda x: np.moveaxis(x.reshape(minibatches, devices, *x.shape[1:]), 1, 2)
     join = lambda x: x.reshape(minibatches, capacity, devices * families, *x.shape[4:])
     return Pack(Places(*(join(beside(x)) for x in arrays), width, rows), count)
-
-
-def _blocks(batch: int, devices: int) -> list[slice]:
-    """The rows of each device."""
-    size = batch // devices
-    return [slice(i * size, (i + 1) * size) for i in range(devices)]
 
 
 def _counts(shares: Sequence, families: int, k: int, devices: int) -> list[int]:

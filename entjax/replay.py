@@ -25,8 +25,8 @@ def run(options) -> int:
         print(f"batch of step {int(state.step) + 1}, weights as after step {step}")
         for finding in diagnose(parts, state, rollout) or ["everything that was looked at is finite"]:
             print(f"  {finding}")
-        places = parts.plan(rollout)
-        _, metrics = parts.step(state, parts.score(state, rollout, places), places)
+        pack = parts.plan(rollout)
+        _, metrics = parts.step(state, parts.score(state, rollout, pack), pack)
         metrics = {name: float(x) for name, x in jax.device_get(metrics).items()}
     finally:
         parts.scorer.close()

@@ -144,16 +144,16 @@ def make_train_step(
         signal = signal.replace(metrics={}, knobs={})
 
         def one(state, piece):
-            index, rows, part, values, places = piece
+            index, rows, part, values, pack = piece
             known = None if seen is None else (values, (index == 0) & (seen["step"] == state.step))
             count = state.step * minibatches + index
-            return update(state, Piece(rows, part, known, places), count, jax.random.fold_in(key, index + 1))
+            return update(state, Piece(rows, part, known, pack), count, jax.random.fold_in(key, index + 1))
 
         batch, values = rollout.tokens.shape[0], None if seen is None else seen["values"]
         if minibatches == 1:
-            places = None if pack is None else pack.minibatch(0)
+            first = None if pack is None else pack.minibatch(0)
             state, (metrics, step_knobs) = one(
-                state, (jnp.zeros((), jnp.int32), rollout, signal, values, places)
+                state, (jnp.zeros((), jnp.int32), rollout, signal, values, first)
             )
         else:
             pieces = split_rows((rollout, signal, values), batch, minibatches)

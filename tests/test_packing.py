@@ -219,15 +219,18 @@ def test_features_with_a_reference_at_places(always):
     rows = passes.policy_features(graphdef, params, other, batch, wanted, 16)
     pack = packing.plan(batch, COST).minibatch(0)
     assert pack.count > 1
+    seen = np.zeros_like(batch.mask)
     for index in range(int(pack.count)):
         places = pack.piece(index)
         found = passes.policy_features(graphdef, params, other, batch, wanted, 16, places)
         there = np.asarray(places.scatter(places.taken(), jnp.zeros_like(batch.mask)))
         assert there.any()
+        seen |= there
         for name, values in places.scatter(found, rows).items():
             np.testing.assert_allclose(
                 np.asarray(values)[there], np.asarray(rows[name])[there], atol=1e-5, err_msg=name
             )
+    assert seen[np.asarray(batch.mask)].all()
 
 
 def test_batches_of_other_lengths_run_the_same_program(always):

@@ -224,14 +224,18 @@ def rollout_shapes(p: Plan) -> Rollout:
     )  # fmt: skip
 
 
-def packed(p: Plan) -> Pack | None:
-    """The places of a batch of full rows, whose groups share their prompts: as many pieces as a run can need."""
+def rollout_of(p: Plan, lengths: Any) -> Rollout:
+    """A batch whose groups share their prompts, with completions of these lengths."""
     rows, length = p.sizes.rows, p.sizes.length
-    tokens, mask = np.zeros((rows, length), np.int32), np.zeros((rows, length), bool)
+    tokens, place = np.zeros((rows, length), np.int32), np.arange(length)
     tokens[:, 0] = np.arange(rows) * p.sizes.prompts // rows
-    mask[:, p.sizes.prompt : p.sizes.prompt + p.sizes.new] = True
-    full = rollout_shapes(p).replace(tokens=tokens, mask=mask)
-    return setup.make_planner(p.config, p.model, p.layout)(full)
+    mask = (place >= p.sizes.prompt) & (place < p.sizes.prompt + np.reshape(lengths, (-1, 1)))
+    return rollout_shapes(p).replace(tokens=tokens, mask=np.broadcast_to(mask, tokens.shape))
+
+
+def packed(p: Plan) -> Pack | None:
+    """The places of a batch of full rows: as many pieces as a run can need."""
+    return setup.make_planner(p.config, p.model, p.layout)(rollout_of(p, p.sizes.new))
 
 
 def pack_shapes(p: Plan, pack: Pack | None) -> Pack | None:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from entjax import setup
+from entjax import packing, setup
 from entjax.aot import programs
 from entjax.aot.chips import CHIPS
 from entjax.aot.programs import Plan, Sizes
@@ -41,8 +41,9 @@ def same_arguments(planned, real):
         ("reinforce", 1, ["update", "reshard", "prefill", "decode"], 0.0),
     ],
 )
-def test_the_update_that_runs_is_the_one_that_is_compiled(recipe, minibatches, wanted, reads):
+def test_the_update_that_runs_is_the_one_that_is_compiled(recipe, minibatches, wanted, reads, monkeypatch):
     """State and batch of a real step against the shapes of the plan; a batch that needs no scoring is planned without."""
+    monkeypatch.setattr(packing, "MINIMUM_GAIN", 1e9)  # a pack also where it does not pay: this batch is tiny
     own = ShardingRules().without("fsdp")
     parts = setup.build(config(mesh=MESH, recipe=recipe, minibatches=minibatches, sampler_sharding=own))
     plan = plan_of(parts)
@@ -54,11 +55,11 @@ def test_the_update_that_runs_is_the_one_that_is_compiled(recipe, minibatches, w
     rollout = parts.layout.rollout(parts.score(state, rollout, pack))
     parts.scorer.close()
     same_arguments(programs.scored_rollout(plan), rollout)
-    if pack is not None:  # the plan is for full rows: other shapes, the same places
-        planned = programs.pack_shapes(plan, programs.packed(plan))
-        assert jax.tree.structure(planned) == jax.tree.structure(pack)
-        for want, got in zip(jax.tree.leaves(planned), jax.tree.leaves(pack), strict=True):
-            assert want.dtype == got.dtype and want.sharding.is_equivalent_to(got.sharding, got.ndim)
+    full_rows = programs.packed(plan)  # other shapes than this batch's, the same places
+    planned = programs.pack_shapes(plan, full_rows)
+    assert pack is not None and jax.tree.structure(planned) == jax.tree.structure(pack)
+    for want, got in zip(jax.tree.leaves(planned), jax.tree.leaves(pack), strict=True):
+        assert want.dtype == got.dtype and want.sharding.is_equivalent_to(got.sharding, got.ndim)
     same_arguments(programs._state(plan), state)
     weights = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.params)]
     assert plan.weights_of_device == np.sum(weights)

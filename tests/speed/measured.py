@@ -56,6 +56,7 @@ def updates() -> dict[str, dict[str, int]]:
         step = ej.make_train_step(model, ej.recipes.grpo(), optax.adamw(1e-3), chunk=128)
         batch = rollout()
         pack = packing.plan(batch, packing.Cost.of(CONFIG)) if name == "packed" else None
+        assert (name == "packed") == (pack is not None)
         found[f"update, {name}"] = once = cost(step, state, batch, pack)
         if pack is not None:  # all products are in the loop over pieces, which is counted once
             once["flops"] *= int(pack.count[0])
