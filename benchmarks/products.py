@@ -1,4 +1,5 @@
-"""The gradient of a weight in both orientations: what automatic differentiation asks for, and entjax.models.contract."""
+"""What a CPU is slow at, and what entjax does instead: the gradient of a weight in both orientations (entjax.models.contract),
+and sums of products over arrays with an axis of length one (entjax.unit_axes)."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from benchmarks.harness import Row
 from entjax.models.contract import contract
+from entjax.unit_axes import without_unit_axes
 
 TOKENS = 4352  # of the update (a) with shared prompts: 8 x (32 + 8 x 64)
 
@@ -31,3 +33,17 @@ def rows(rounds=7):
             {"contract": gradient(contract), "einsum": gradient(jnp.einsum)}, "contract",
             2.0 * TOKENS * inside * outside, rounds,
         )  # fmt: skip
+
+    shape = (1, 16384, 128)
+    a, b = (jax.random.normal(key, shape) for key in keys[:2])
+    total = lambda a, b: jnp.sum(a * b, axis=-1, keepdims=True)
+
+    def sums(f):
+        run = jax.jit(f)
+        return lambda: run(a, b)
+
+    yield Row(
+        "sum of products, 1 x 16384 x 128", "float32", {"shape": shape},
+        {"without the 1": sums(lambda a, b: without_unit_axes(total, a, b)), "with it": sums(total)},
+        "without the 1", 0.0, rounds,
+    )  # fmt: skip

@@ -47,34 +47,37 @@ def nucleus(log_probs: Float[Array, "... V"], p: float, include_crossing: bool) 
 def _cut(mass: Float[Array, "... V"], p: float) -> tuple[Float[Array, "... 1"], Float[Array, "... 1"]]:
     """(least, crossing): tokens of mass >= least hold less than p together; with those of the next lower mass, p or more.
 
-    A bracket low <= crossing < high closes in on a log scale: by interpolation of the mass above, whose error is halved at an
-    end that stays (the Illinois rule), every fourth time by halving. No token has a mass between `below` and `high`, so that
-    the search ends as soon as low reaches it, after about ten sums instead of one for each bit. Tokens of mass (1 - p) / V or
+    A bracket low <= crossing < high closes in on a log scale: by interpolation of the mass under it, whose error is halved at
+    an end that stays (the Illinois rule), every fourth time by halving. No token has a mass between `below` and `high`, so that
+    the search ends as soon as low reaches it, after about ten passes instead of one for each bit. Tokens of mass (1 - p) / V or
     less hold at most 1 - p together: the search starts above them.
     """
-    above = lambda cut: jnp.sum(jnp.where(mass >= cut, mass, 0), axis=-1, keepdims=True)
-    next_below = lambda cut: jnp.max(jnp.where(mass >= cut, 0, mass), axis=-1, keepdims=True)
+    rest = max(1.0 - p, 1e-7)  # what may be left out
     full = lambda x: jnp.full((*mass.shape[:-1], 1), x, mass.dtype)
+
+    def under(cut):
+        left = jnp.where(mass >= cut, 0, mass)  # once for both
+        return jnp.sum(left, axis=-1, keepdims=True), jnp.max(left, axis=-1, keepdims=True)
 
     def closer(state):
         n, low, high, below, short, error_low, error_high, last = state
         part = jnp.where(n % 4 == 3, 0.5, error_low / (error_low + error_high))
         guess = jnp.where(below >= short, below, low * (high / low) ** part)
         cut = jnp.where(guess <= low, below, jnp.minimum(guess, below))
-        total = above(cut)
-        fits = total < p
+        left, largest = under(cut)
+        error = left - rest
+        fits = error > 0
         error_low, error_high = (
-            jnp.where(fits, jnp.where(last, error_low / 2, error_low), total - p),
-            jnp.where(fits, p - total, jnp.where(last, error_high, error_high / 2)),
+            jnp.where(fits, jnp.where(last, error_low / 2, error_low), -error),
+            jnp.where(fits, error, jnp.where(last, error_high, error_high / 2)),
         )
-        below = jnp.where(fits, next_below(cut), below)
+        below, short = jnp.where(fits, largest, below), jnp.where(fits, error, short)
         low, high = jnp.where(fits, low, cut), jnp.where(fits, cut, high)
-        return n + 1, low, high, below, jnp.where(fits, p - total, short), error_low, error_high, fits
+        return n + 1, low, high, below, short, error_low, error_high, fits
 
     open_ = lambda state: jnp.any(state[1] < state[3])
-    rest = max(1.0 - p, 1e-7)
     low = full(rest / mass.shape[-1] / math.e)
-    start = (0, low, full(2.0), next_below(2.0), full(p), full(rest), full(p), full(0.0) > 0)
+    start = (0, low, full(2.0), under(2.0)[1], full(p), full(rest), full(p), full(0.0) > 0)
     _, _, high, below, *_ = jax.lax.while_loop(open_, closer, start)
     return high, below
 
@@ -93,12 +96,11 @@ def top_p_entropy(p: float, include_crossing: bool = True) -> Feature:
     def value(log_probs):
         inside = nucleus(log_probs, p, include_crossing)
         kept = jnp.where(inside, jnp.exp(log_probs), 0)
-        several = jnp.sum(kept > 0, axis=-1) > 1  # one token has entropy 0, not what rounding leaves of it
-        total = jnp.log(jnp.where(several, kept.sum(-1), 1))
-        log_q = jnp.where(inside, log_probs - total[..., None], 0)
-        q = jnp.where(several[..., None], kept * jnp.exp(-total)[..., None], 0)
-        H = -jnp.sum(q * log_q, axis=-1)
-        return H, -q * (log_q + H[..., None])
+        several = kept.sum(-1) > kept.max(-1)  # one token has entropy 0, not what rounding leaves of it
+        total = jnp.where(several, kept.sum(-1), 1)
+        mean = jnp.where(several, jnp.sum(kept * log_probs, axis=-1), 0) / total  # of log p in the nucleus
+        q = jnp.where(several[..., None], kept / total[..., None], 0)
+        return jnp.log(total) - mean, q * (mean[..., None] - log_probs)
 
     return lambda row: value(row.logits)
 

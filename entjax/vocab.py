@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from entjax import head_products
 from entjax.types import wide_dtype
+from entjax.unit_axes import without_unit_axes
 
 FORBIDDEN = -1e9  # stands for -inf: exp() of it is exactly 0 and its square still fits float32
 CHUNK = 2048  # tokens whose logits exist at one time
@@ -78,14 +79,18 @@ def with_slope(statistic: Callable[[Array], tuple[Array, Array]]) -> Callable[[A
     formula. Second derivatives and forward mode work as ever.
     """
 
+    def of_rows(logits):
+        result, slope = statistic(jax.nn.log_softmax(logits, axis=-1))
+        return result[..., None], slope
+
     @jax.custom_jvp
     def value(logits):
-        return statistic(jax.nn.log_softmax(logits, axis=-1))[0]
+        return without_unit_axes(of_rows, logits)[0][..., 0]
 
     @value.defjvp
     def _(primals, tangents):
-        result, slope = statistic(jax.nn.log_softmax(primals[0], axis=-1))
-        return result, jnp.sum(slope * tangents[0], axis=-1)
+        result, slope = without_unit_axes(of_rows, primals[0])
+        return result[..., 0], jnp.sum(slope * tangents[0], axis=-1)
 
     return value
 

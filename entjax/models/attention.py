@@ -14,6 +14,7 @@ from entjax.models.config import DecoderConfig, wide
 from entjax.models.contract import contract
 from entjax.models.rope import rotate
 from entjax.models.shared import SharedPlace, mix
+from entjax.unit_axes import without_unit_axes
 
 
 class Place(NamedTuple):
@@ -40,9 +41,13 @@ def along_last(vector: jax.Array, x: jax.Array) -> jax.Array:
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     """x / sqrt(mean(x^2) + eps) * scale over the last axis."""
-    y = x.astype(wide(x.dtype))
-    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
-    return y.astype(x.dtype) * along_last(scale, x)
+
+    def norm(x):
+        y = x.astype(wide(x.dtype))
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+        return y.astype(x.dtype) * along_last(scale, x)
+
+    return without_unit_axes(norm, x)
 
 
 def heads_of(x: jax.Array, matrix: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -58,7 +63,7 @@ def probabilities(q: jax.Array, k: jax.Array, mask: jax.Array) -> jax.Array:
     scores = jnp.einsum("bkgth,bksh->bkgts", grouped, k, preferred_element_type=wide(q.dtype)) * h**-0.5
     # The lowest number instead of -inf: a row that may look at nothing (a padding token) stays finite.
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(scores.dtype).min)
-    return jax.nn.softmax(scores, axis=-1)
+    return without_unit_axes(jax.nn.softmax, scores)
 
 
 def attention(

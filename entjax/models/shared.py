@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from entjax.models.config import wide
+from entjax.unit_axes import without_unit_axes
 
 
 class SharedPlace(NamedTuple):
@@ -53,7 +54,7 @@ def mix(q: Array, k: Array, v: Array, place: SharedPlace) -> Array:
     )
 
     causal = jnp.tril(jnp.ones((width, width), bool))[None, None, None]
-    seen = _softmax(_scores("pngth,pnsh->pngts", first, kp, causal))
+    seen = without_unit_axes(jax.nn.softmax, _scores("pngth,pnsh->pngts", first, kp, causal))
     prompt = jnp.einsum("pngts,pnsh->pngth", seen.astype(q.dtype), vp)
 
     to_prompt = _scores("pngth,pnsh->pngts", rest, kp, place.prompt[:, None, None, None])
@@ -67,14 +68,11 @@ def mix(q: Array, k: Array, v: Array, place: SharedPlace) -> Array:
     flat = to_prompt.reshape(families, heads, groups, bins * length, width).astype(q.dtype)
     mixed = jnp.einsum("pngts,pnsh->pngth", flat, vp).reshape(rest.shape)
     mixed = mixed + jnp.einsum("pngklm,pnkmh->pngklh", to_own.astype(q.dtype), vo)
-    mixed = (mixed / total.astype(mixed.dtype)).reshape(families, heads, groups, bins * length, head_dim)
+    mixed = without_unit_axes(jnp.divide, mixed, total.astype(mixed.dtype))
+    mixed = mixed.reshape(families, heads, groups, bins * length, head_dim)
     return jnp.concatenate([prompt, mixed], axis=3).reshape(q.shape)
 
 
 def _scores(subscripts: str, q: Array, k: Array, mask: Array) -> Array:
     scores = jnp.einsum(subscripts, q, k, preferred_element_type=wide(q.dtype)) * q.shape[-1] ** -0.5
     return jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-
-
-def _softmax(scores: Array) -> Array:
-    return jax.nn.softmax(scores, axis=-1)
