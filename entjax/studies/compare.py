@@ -80,11 +80,6 @@ def targets(run: Result) -> np.ndarray:
     return np.linspace(start, end, len(run["entropy"]))
 
 
-def seconds(run: Result) -> float:
-    """A step's time."""
-    return run["seconds"]["rollout"] + run["seconds"]["update"]
-
-
 def at_level(run: Result, measure: str, level: float, falling: bool) -> dict[str, float] | None:
     """The run where `measure` first reaches `level` (from above if `falling`), between two evaluations; None if it never does."""
     sign = -1.0 if falling else 1.0

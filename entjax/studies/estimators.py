@@ -2,7 +2,7 @@
 
     python -m entjax.studies.estimators [--config CONFIG [key=value ...]] [--updates 40] [--docs docs]
 
-(--updates 0 writes the page again from its JSON.)
+(The JSON is written after every update; --updates 0 writes the page again from it.)
 Every update of the run is probed. Before it, each estimator scores the batch's tokens as a transform would see them. The
 measured change is the policy's exact entropy at the same states after the update minus before it. Two questions:
 
@@ -21,7 +21,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +33,21 @@ from entjax.analysis.prediction import SHARED, TAKEN, Update, make_probe, one_up
 from entjax.config import Config, load_config, parse_overrides, shipped_configs
 
 
-def study(config: Config, updates: int, report: Callable[[int, Update], None]) -> list[Update]:
+def study(config: Config, updates: int) -> Iterator[Update]:
     """Train with `config` for `updates` steps and look at every one."""
     config = dataclasses.replace(config, steps=updates, minibatches=1, eval_prompts=1)
     parts = setup.build(config)
-    state, found = parts.fresh_state(), []
+    state = parts.fresh_state()
     probe = make_probe(parts.model, setup.chunk_of(parts.config, None))
     for step in range(updates):
         state, update = one_update(parts, state, step, probe)
-        found.append(update)
-        report(step, found[-1])
+        yield update
     parts.scorer.close()
-    return found
 
 
 def table(updates: list[Update]) -> list[dict[str, Any]]:
-    """One row an estimator: correlations over the updates, and inside them over the states (mean of the updates)."""
+    """One row an estimator: correlations over the updates, and inside them over the states (mean of the updates whose predictions
+    vary)."""
     measured = np.array([u.measured for u in updates])
     rows = []
     for name in updates[0].predicted:
@@ -57,7 +56,8 @@ def table(updates: list[Update]) -> list[dict[str, Any]]:
         if name != TAKEN:
             row["momentum_pearson"] = pearson(momentum(x), measured)
         if name in updates[0].state:
-            mean = np.mean([u.state[name] for u in updates], axis=0)
+            known = np.array([u.state[name] for u in updates if not np.isnan(u.state[name]).any()])
+            mean = known.mean(axis=0) if len(known) else (np.nan, np.nan)
             row |= {"state_pearson": float(mean[0]), "state_spearman": float(mean[1])}
         rows.append(row)
     return rows
@@ -82,8 +82,8 @@ Written by `{command}`; do not edit by hand. Numbers: [{name}.json]({name}.json)
 rollout. The measured change is the exact entropy of the policy, mean over the batch's tokens, after the step minus before it, at
 the same states. *Per update* correlates the predicted mean with it over the {updates} updates (the standard error of a
 correlation of 0.5 is about {error:.2f}); *with momentum*, the predictions averaged as AdamW averages the gradients; *per state*
-correlates, inside an update, the sum of the predictions of all tokens drawn in one state with that state's change. Letters
-and formulas: `entjax/entropy_change.py`.
+correlates, inside an update whose rewards differ, the sum of the predictions of all tokens drawn in one state with that
+state's change. Letters and formulas: `entjax/entropy_change.py`.
 
 | estimator | Pearson, per update | Spearman, per update | Pearson, with momentum | Pearson, per state | Spearman, per state |
 |---|---|---|---|---|---|
@@ -163,23 +163,19 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     config = load_config(options.config).override({"recipe": "grpo"} | parse_overrides(options.override))
 
-    def report(step: int, u: Update) -> None:
-        print(
-            f"{step:3d}  H {u.entropy:.4f}  dH {u.measured:+.5f}  step taken {u.predicted[TAKEN]:+.5f}",
-            flush=True,
-        )
-
-    if options.updates:
-        updates = study(config, options.updates, report)
-        command = " ".join(
-            ["python -m entjax.studies.estimators", *(sys.argv[1:] if arguments is None else arguments)]
-        )
-    else:
-        known = json.loads((options.docs / f"{options.name}.json").read_text())
-        updates, command = [Update(**u) for u in known["updates"]], known["command"]
-    options.docs.mkdir(parents=True, exist_ok=True)
-    found = {"command": command, "table": table(updates), "updates": [u._asdict() for u in updates]}
-    (options.docs / f"{options.name}.json").write_text(json.dumps(_rounded(found), indent=None) + "\n")
+    file = options.docs / f"{options.name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    updates: list[Update] = []
+    given = sys.argv[1:] if arguments is None else arguments
+    command = " ".join(["python -m entjax.studies.estimators", *given])
+    for u in study(config, options.updates) if options.updates else ():
+        step = f"{len(updates):3d}  H {u.entropy:.4f}  dH {u.measured:+.5f}"
+        print(f"{step}  step taken {u.predicted[TAKEN]:+.5f}", flush=True)
+        updates.append(u)
+        found = {"command": command, "table": table(updates), "updates": [u._asdict() for u in updates]}
+        file.write_text(json.dumps(_rounded(found), indent=None) + "\n")
+    known = json.loads(file.read_text())
+    updates, command = [Update(**u) for u in known["updates"]], known["command"]
     (options.docs / f"{options.name}.md").write_text(page(config, options.name, command, updates))
     picture(updates, options.docs / "images" / f"{options.name}.png")
 

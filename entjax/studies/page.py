@@ -18,7 +18,6 @@ from entjax.studies.compare import (
     gain_at,
     lowest,
     over,
-    seconds,
     spread,
     twins,
 )
@@ -48,8 +47,8 @@ Written from [study.json](study.json) by `python -m entjax.studies.run --minutes
 A policy of 150,000 parameters learns from verified rewards. All arms of a setting have the same number of steps, prompts and
 samples (AEPO samples a quarter more, by its nature), the same learning rate, and are paired by warm start and seed. Evaluation:
 128 prompts that no run trains on, 32 samples each. Options that carry the scale of a language model are scaled to this one
-(`entjax/studies/grid.py` has them all). A number is the mean over the runs ± its standard error. Step times are wall times: where
-runs shared their machine with other work, as these did, they tell little.
+(`entjax/studies/grid.py` has them all). A number is the mean over the runs ± its standard error. What a step of an arm costs is
+measured apart, in one run ([performance.md](performance.md), rows *recipes*): these runs shared their machine with other work.
 
 """
 
@@ -99,25 +98,23 @@ def table(runs: Sequence[Result], arms: Sequence[str], target: float) -> str:
         "entropy, end",
         "least",
         "from target",
-        "step time / GRPO",
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     row = lambda name, cells: lines.append("| " + " | ".join([name, *map(str, cells)]) + " |")
     grpo = [r for r in runs if r["arm"] == "grpo"]
     shown = ("pass@1", "pass@4", "pass@32", "distinct_correct", "entropy")
     if grpo:
-        row("*warm start*", [len(grpo), *(over(grpo, lambda r, m=m: first(r)[m]) for m in shown), "", "", ""])
+        row("*warm start*", [len(grpo), *(over(grpo, lambda r, m=m: first(r)[m]) for m in shown), "", ""])
         stopped = [p for r in grpo if (p := at_level(r, "entropy", target, falling=True))]
         row(
             f"*grpo, stopped at {target:g} nats*",
-            [len(stopped), *(spread([p[m] for p in stopped]) for m in shown), "", "", ""],
+            [len(stopped), *(spread([p[m] for p in stopped]) for m in shown), "", ""],
         )
     for name in arms:
         mine = [r for r in runs if r["arm"] == name]
         away = over(mine, distance)
-        slower = spread([seconds(a) / seconds(b) for a, b in twins(runs, name)])
         row(name, [len(mine), *(over(mine, lambda r, m=m: final(r)[m]) for m in shown), over(mine, lowest),
-                   f"{away.mean:.0%}" if away.n else "", f"{slower.mean:.2f}" if slower.n else ""])  # fmt: skip
+                   f"{away.mean:.0%}" if away.n else ""])  # fmt: skip
     return "\n".join(lines)
 
 
