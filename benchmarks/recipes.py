@@ -1,6 +1,7 @@
 """What a recipe costs: whole steps (rollout, rewards, scoring, update) of the study's arms, on its hard task with its sizes.
 
-Random weights and next to no learning rate: every round samples completions of the same lengths. AEPO's strategy samples a quarter more.
+Random weights and next to no learning rate: every round samples completions of the same lengths. AEPO's strategy samples a
+quarter more.
 """
 
 from __future__ import annotations
