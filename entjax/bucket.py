@@ -14,6 +14,8 @@ from urllib.parse import quote
 
 from etils import epath
 
+from entjax.rundir import LOCK
+
 FILES = ("config.py", "config.json", "metrics.jsonl", "samples.jsonl", "plots/dashboard.png")
 
 
@@ -29,10 +31,14 @@ class Place(NamedTuple):
         return self.local.absolute() / "checkpoints" if self.remote is None else self.remote / "checkpoints"
 
     def pull(self) -> None:
-        """Make the local files those of the bucket, also when it has none."""
+        """Make the local files those of the bucket, also when it has none. The folder is locked by the caller."""
         if self.remote is None:
             return
-        shutil.rmtree(self.local, ignore_errors=True)
+        for old in self.local.iterdir():
+            if old.is_dir():
+                shutil.rmtree(old)
+            elif old.name != LOCK:
+                old.unlink()
         for name in FILES:
             if (self.remote / name).exists():
                 (self.local / name).parent.mkdir(parents=True, exist_ok=True)

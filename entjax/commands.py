@@ -70,10 +70,10 @@ def evaluate(options) -> int:
     tools = parts.tools(state.params, 0, samples=c.eval_samples, temperature=1.0, held_out=True)
     print(f"step {int(state.step)}, {len(parts.eval_examples)} prompts, {c.eval_samples} samples each")
     for name, value in measure(
-        tools, parts.eval_examples, c.eval_k, c.task.canonical, parts.strategy.sample
+        tools, parts.eval_examples, c.eval_k, parts.eval_task.canonical, parts.strategy.sample
     ).items():
         print(f"{name:24}{value:10.4f}")
-    parts.scorer.close()
+    parts.close()
     return 0
 
 
@@ -129,7 +129,7 @@ def sample(options) -> int:
     harvest = (parts.strategy.sample or sample_groups)(tools, examples, 0)
     for example, text, reward in zip(harvest.examples, harvest.texts, harvest.reward, strict=True):
         print(f"{example.prompt!r} -> {text!r}" + ("" if options.prompt else f"   reward {reward:g}"))
-    parts.scorer.close()
+    parts.close()
     return 0
 
 
@@ -155,7 +155,7 @@ def export(options) -> int:
     source = parts.config.model if isinstance(parts.config.model, str) else None
     save_hf(options.folder, parts.model, **({"tokenizer_from": source} if source else {}))
     print(options.folder)
-    parts.scorer.close()
+    parts.close()
     return 0
 
 

@@ -44,7 +44,9 @@ class Config:
         default_factory=dict
     )  # arguments of the recipe: recipe.NAME=VALUE
     objective: Objective | None = None  # instead of a recipe: your own composition
-    eval_task: Task | None = None  # held-out prompts; default: the training task from another index on
+    eval_task: Task | None = (
+        None  # held-out prompts and their verifier; default: examples of the task that are not trained on
+    )
     seed: int = 0
 
     steps: int = 100  # rollout batches
@@ -113,7 +115,7 @@ class Config:
         `strategy` as the name of one with options `strategy.x`."""
         options = dict(self.recipe_options)
         fields: dict[str, Any] = {}
-        if "recipe" in changes and changes["recipe"] != self.recipe:
+        if "recipe" in changes and (changes["recipe"] != self.recipe or self.objective is not None):
             options, fields["objective"] = {}, None
         of_strategy = {}
         for key, value in changes.items():
@@ -327,4 +329,21 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, (set, frozenset)):  # their order is another one in every process
         return sorted(str(_plain(item)) for item in value)
-    return getattr(value, "__qualname__", None) or str(value).split(" at 0x")[0]
+    name = getattr(value, "__qualname__", None) or str(value).split(" at 0x")[0]
+    held = _held(value)
+    return {"function": name, **held} if held else name
+
+
+def _held(function: Any) -> dict[str, Any]:
+    """The numbers, words and functions that a function took along when it was made."""
+    found = {}
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+        plain = value is None or isinstance(value, (bool, int, float, str, Transform))
+        if plain or (callable(value) and value is not function and not isinstance(value, type)):
+            found[name] = _plain(value)
+    return found

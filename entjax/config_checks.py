@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from entjax import decoding, rollouts
 from entjax.loss import Objective
 from entjax.models import DecoderConfig
 from entjax.sft import TextLoss
@@ -59,6 +60,10 @@ def check_kinds(c: Any) -> None:
         value = getattr(c, name)
         if not (value is None or callable(value) or (name == "rules" and isinstance(value, Transform))):
             raise ConfigError(f"{name}={value!r}: expected a {name.removesuffix('s')} or None.")
+        if value in (vars(rollouts) | vars(decoding)).values() and value is not decoding.hapo:
+            raise ConfigError(
+                f"{name}={value.__name__}: call it, {name}=ej.{value.__module__.split('.')[1]}.{value.__name__}()."
+            )
 
 
 def check_values(c: Any) -> None:

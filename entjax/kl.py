@@ -110,7 +110,7 @@ def _feature(estimator: Estimator, against: str, corrected: bool) -> vocab.Featu
 def adaptive(
     initial: float = 0.2, target: float = 6.0, horizon: float = 10_000, n: float = 256
 ) -> Controller:
-    """The coefficient after each update, fed with the measured KL; `n` sequences are seen per update (verl's defaults)."""
+    """The coefficient after each update, fed with the measured KL; an update sees `n` sequences (defaults: Ziegler et al.)."""
     if not (initial > 0 and target > 0 and horizon > 0 and 0 < 0.2 * n < horizon):
         raise ValueError(
             "adaptive() needs initial, target, horizon, n > 0 and 0.2 n < horizon (or the coefficient could change its sign), "

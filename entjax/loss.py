@@ -73,6 +73,7 @@ class Objective:
             self.per_token,
             reference_decay=self.reference_decay,
             teacher=teacher,
+            rules=self.rules,
         )
 
     @property

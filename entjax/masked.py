@@ -40,9 +40,9 @@ def mean(x: Array, mask: Array, axis=None, keepdims: bool = False) -> Array:
 
 def var(x: Array, mask: Array, axis=None, ddof: int = 0, keepdims: bool = False) -> Array:
     """Variance over valid entries, 0 where there are not more than `ddof`."""
-    centred = _centred(x, mask, axis)
-    n = count(mask, axis, keepdims, centred.dtype)
-    return jnp.sum(centred**2, axis=axis, keepdims=keepdims) / jnp.maximum(n - ddof, 1)
+    off = centred(x, mask, axis)
+    n = count(mask, axis, keepdims, off.dtype)
+    return jnp.sum(off**2, axis=axis, keepdims=keepdims) / jnp.maximum(n - ddof, 1)
 
 
 def std(x: Array, mask: Array, axis=None, ddof: int = 0, keepdims: bool = False) -> Array:
@@ -110,10 +110,10 @@ def nearest_quantile(x: Array, mask: Array, q: float) -> Array:
 def standardize(x: Array, mask: Array, axis=None, ddof: int = 0, eps: float = 0.0) -> Array:
     """(x - mean) / (std + eps) on valid entries, 0 elsewhere; 0 where all valid entries are equal."""
     spread = std(x, mask, axis, ddof, keepdims=True) + eps
-    return _centred(x, mask, axis) / jnp.where(spread > 0, spread, 1)
+    return centred(x, mask, axis) / jnp.where(spread > 0, spread, 1)
 
 
-def _centred(x: Array, mask: Array, axis) -> Array:
+def centred(x: Array, mask: Array, axis=None) -> Array:
     """x - mean on valid entries, 0 elsewhere. Counted from the smallest, so that the mean of equal entries does not round."""
     above = keep(wide(x) - minimum(x, mask, axis, keepdims=True), mask)
     return keep(above - mean(above, mask, axis, keepdims=True), mask)

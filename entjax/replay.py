@@ -29,7 +29,7 @@ def run(options) -> int:
         _, metrics = parts.step(state, parts.score(state, rollout, pack), pack)
         metrics = {name: float(x) for name, x in jax.device_get(metrics).items()}
     finally:
-        parts.scorer.close()
+        parts.close()
     skipped = metrics["update/skipped"]
     end = (
         f"{skipped:g} of {parts.config.minibatches} updates would be skipped"

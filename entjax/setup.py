@@ -25,7 +25,7 @@ from entjax.rollouts.harvest import Tools, same_text
 from entjax.rollouts.stepper import Stepper
 from entjax.sampler import Sampler, Sampling, Shapes, make_sampler
 from entjax.sharding import Layout, MeshError, beside, mirror, resharder
-from entjax.step import TrainState, init_train_state, make_score, make_train_step
+from entjax.step import TrainState, make_score, make_train_step, state_of
 from entjax.tasks import Example, Scorer, Task, Tokenizer, scorer
 from entjax.teacher import Teacher, make_teacher
 from entjax.transform import NOTHING
@@ -48,6 +48,7 @@ class Parts(NamedTuple):
     step: Any
     plan: Planner  # where the passes of a batch compute its tokens
     scorer: Scorer
+    eval_scorer: Scorer  # the same where the evaluation has the same verifier
     strategy: Strategy
     stream: PromptStream
     eval_examples: list[Example]
@@ -57,12 +58,21 @@ class Parts(NamedTuple):
     )
     teacher: Teacher | None = None
 
+    @property
+    def eval_task(self) -> Task:
+        """Where held-out prompts come from, and how their answers are judged."""
+        return self.config.eval_task or self.config.task
+
+    def close(self) -> None:
+        """End the verifiers' processes."""
+        self.scorer.close()
+        self.eval_scorer.close()
+
     def fresh_state(self) -> TrainState:
         """The state before the first step; on a mesh every device makes its own pieces."""
-        graphdef, params = nnx.split(self.model)
-        key = jax.random.key(self.config.seed)
+        params, key = nnx.split(self.model)[1], jax.random.key(self.config.seed)
         plain = self.objective.taught_by(None)  # a teacher lies on its devices already
-        make = lambda params: init_train_state(nnx.merge(graphdef, params), plain, self.optimizer, key)
+        make = lambda params: state_of(params, plain, self.optimizer, key)
         state = beside(make, params)
         return state if self.teacher is None else self.teacher.enter(state)
 
@@ -110,7 +120,8 @@ class Parts(NamedTuple):
             )
 
         text, seed = self.tokenizer, (c.seed, step, int(held_out))
-        score, canonical = distributed.scoring(self.scorer.score), c.task.canonical or same_text
+        task, judge = (self.eval_task, self.eval_scorer) if held_out else (c.task, self.scorer)
+        score, canonical = distributed.scoring(judge.score), task.canonical or same_text
         return of(self.sampler, params, None if taught is None else of(*taught))
 
     def encode(self, example: Example) -> list[int]:
@@ -150,7 +161,7 @@ def build(config: Config) -> Parts:
         score=placed(layout, make_scoring(config, model, objective, layout)),
         step=placed(layout, make_step(config, model, objective, optimizer, layout)),
         plan=make_planner(config, model, layout),
-        scorer=scorer(config.task),
+        **make_scorers(config),
         strategy=as_strategy(config.strategy or groups(resample=config.dynamic_sampling)),
         stream=make_stream(config),
         eval_examples=examples,
@@ -172,11 +183,23 @@ def check_teacher(config: Config, objective: Objective) -> None:
         )
 
 
+def make_scorers(config: Config) -> dict[str, Scorer]:
+    """What judges the answers of a run: of its training task, and of its evaluation."""
+    task, held_out = config.task, config.eval_task or config.task
+    train = scorer(task)
+    same = held_out is task or (task.verifier is not None and task.verifier == held_out.verifier)
+    return {"scorer": train, "eval_scorer": train if same else scorer(held_out)}
+
+
 def make_stream(config: Config) -> PromptStream:
     """This process's share of the prompts."""
     index, count = distributed.share()
     return prompts(
-        config.task, seed=config.seed, batch=config.prompts, process_index=index, process_count=count
+        training_task(config),
+        seed=config.seed,
+        batch=config.prompts,
+        process_index=index,
+        process_count=count,
     )
 
 
@@ -190,7 +213,7 @@ def make_scoring_pass(
 ) -> Callable[..., Rollout]:
     """The compiled scoring pass of a run."""
     pieces = config.microbatches * config.minibatches
-    return make_score(model, objective, microbatches=pieces, chunk=chunk_of(config, layout))
+    return make_score(model, objective, microbatches=pieces, chunk=chunk_of(config, layout), reads=True)
 
 
 def scored(config: Config, objective: Objective, rollout: Rollout) -> bool:
@@ -250,11 +273,8 @@ def abstract_state(
     model: nnx.Module, objective: Objective, optimizer: optax.GradientTransformation, layout: Layout | None
 ) -> TrainState:
     """Shapes, types and (on a mesh) shardings of the state of a run; `model` may hold shapes instead of arrays."""
-    graphdef, params = nnx.split(model)
-    make = lambda params: init_train_state(
-        nnx.merge(graphdef, params), objective, optimizer, jax.random.key(0)
-    )
-    state = jax.eval_shape(make, params)
+    params = nnx.split(model)[1]
+    state = jax.eval_shape(lambda params: state_of(params, objective, optimizer, jax.random.key(0)), params)
     if layout is None:
         return state
     shardings = mirror(state, params, layout.weights(params))
@@ -279,12 +299,29 @@ def make_for_sampler(config: Config, layout: Layout | None, model: nnx.Module) -
     return resharder(layout._replace(rules=config.sampler_sharding), nnx.split(model)[1], model.config.dtype)
 
 
+def training_task(config: Config) -> Task:
+    """What is trained on: the task, without its last examples where they are the evaluation's."""
+    task = config.task
+    if config.eval_task is not None or task.size is None:
+        return task
+    if task.size < 2:
+        raise ConfigError(
+            f"{task.name} has {task.size} example: give eval_task, or a task with two at least."
+        )
+    return task._replace(size=task.size - min(config.eval_prompts, task.size // 2))
+
+
 def eval_examples(config: Config) -> list[Example]:
-    """Fixed held-out prompts: of `eval_task`, or of an endless training task far beyond what a run consumes."""
-    task: Task = config.eval_task or config.task
-    start = EVAL_START if task.size is None else 0
-    count = config.eval_prompts if task.size is None else min(config.eval_prompts, task.size)
-    return [task.example(start + i) for i in range(count)]
+    """Fixed held-out prompts: the first of `eval_task`; without one, of an endless training task far beyond what a run consumes,
+    of another the last ones, at most half, which `training_task` leaves out."""
+    task, count = config.eval_task or config.task, config.eval_prompts
+    if task.size is None:
+        indices = range(EVAL_START, EVAL_START + count)
+    elif config.eval_task is None:
+        indices = range(training_task(config).size, task.size)
+    else:
+        indices = range(min(count, task.size))
+    return [task.example(i) for i in indices]
 
 
 def check_prompts(parts: Parts) -> None:

@@ -3,7 +3,8 @@
     state, metrics = step(state, rollout)
 
 Minibatches are consecutive optimizer steps on one rollout batch, microbatches split one optimizer step to save memory.
-Neither changes which tokens a statistic sees: chains run on the whole (mini)batch, before the gradient.
+Chains run before the gradient: per rollout on the whole batch, per step on the whole minibatch, however it is split. A minibatch
+has rows of all groups, every M-th: with several of them a group statistic in a per-step chain sees a part of each group.
 """
 
 from __future__ import annotations
@@ -52,8 +53,18 @@ class TrainState:
 def init_train_state(
     model: nnx.Module, objective: Objective, optimizer: optax.GradientTransformation, key: Array
 ) -> TrainState:
-    """The state of a new run; the reference policy, if one is needed, is the teacher or starts as a copy of the policy."""
-    params = nnx.state(model, nnx.Param)
+    """The state of a new run; the reference policy, if one is needed, is the teacher or starts as a copy of the policy.
+
+    Weights and key are copied: a step takes its state's memory, and the model stays as it is.
+    """
+    params, key = jax.tree.map(jnp.copy, (nnx.state(model, nnx.Param), key))
+    return state_of(params, objective, optimizer, key)
+
+
+def state_of(
+    params: Any, objective: Objective, optimizer: optax.GradientTransformation, key: Array
+) -> TrainState:
+    """The same from weights and a key that may be used up."""
     reference = params if objective.teacher is None else nnx.state(objective.teacher, nnx.Param)
     return TrainState(
         params=params,
@@ -68,23 +79,31 @@ def init_train_state(
 
 
 def make_score(
-    model: nnx.Module, objective: Objective, *, microbatches: int = 1, chunk: int | vocab.Chunks = vocab.CHUNK
+    model: nnx.Module,
+    objective: Objective,
+    *,
+    microbatches: int = 1,
+    chunk: int | vocab.Chunks = vocab.CHUNK,
+    reads: bool = False,
 ) -> Callable[..., Rollout]:
     """The scoring pass: score(state, rollout, pack=None) fills in what the trainer's own graph says of the behaviour policy.
 
-    old_logp always; extra["ref_logp"] and the features that transforms remember, if the objective asks for them;
-    extra["entropy"], the policy entropy as the trainer computes it; and in extra["reads"] what the per-step chain reads, which
-    an update of this very state need not compute again.
+    old_logp and entropy (of a replayed row those of the policy that sampled it); extra["ref_logp"] and the features that
+    transforms remember, if the objective asks for them; extra["entropy"], the entropy of this policy at all rows. With `reads`
+    also what the per-step chain reads (extra["reads"]), which the next update need not compute again: for a caller who hands it the weights that were scored.
     """
     graphdef, teacher = nnx.split(model)[0], structure_of(objective.teacher)
     wanted = {"logp": vocab.logp, "entropy": vocab.entropy, **objective.remembers}
     if "ref_logp" in objective.needs:
         wanted["ref_logp"] = reference_logp
-    reads = {READ + name: feature for name, feature in objective.per_step.reads.items()}
-    wanted = {name: of_behaviour(feature) for name, feature in {**wanted, **reads}.items()}
+    read = objective.per_step.reads if reads else {}
+    wanted |= {READ + name: feature for name, feature in read.items()}
+    wanted = {name: of_behaviour(feature) for name, feature in wanted.items()}
 
     @jax.jit
     def score(state: TrainState, rollout: Rollout, pack: Pack | None = None) -> Rollout:
+        check_rows(rollout, microbatches, f"{microbatches} microbatches")
+
         def features(rows: Rollout, places: Places | None) -> dict[str, Array]:
             return policy_features(
                 graphdef, state.params, state.reference, rows, wanted, chunk, places, teacher
@@ -96,14 +115,15 @@ def make_score(
         found = over_microbatches(features, rollout, microbatches, None if pack is None else pack.whole())
         if ATTENTION in objective.needs - set(rollout.extra):
             found |= over_microbatches(attention, rollout, microbatches)
-        logp = found.pop("logp")
-        seen = {name: found.pop(READ + name) for name in objective.per_step.reads}
+        logp, entropy = found.pop("logp"), found["entropy"]
+        seen = {name: found.pop(READ + name) for name in read}
         if "replayed" in rollout.extra:  # an old row is compared with the policy that sampled it
             replayed = rollout.extra["replayed"].astype(bool)[:, None]
             logp = jnp.where(replayed, rollout.old_logp.astype(logp.dtype), logp)
+            entropy = jnp.where(replayed, rollout.entropy.astype(entropy.dtype), entropy)
             seen = {}  # they took every row for one of this policy
         extra = {**rollout.extra, **found} | ({"reads": {"step": state.step, "values": seen}} if seen else {})
-        return rollout.replace(old_logp=logp, extra=extra)
+        return rollout.replace(old_logp=logp, entropy=entropy, extra=extra)
 
     return score
 
@@ -329,9 +349,22 @@ def _over_minibatches(metrics: dict[str, Array]) -> dict[str, Array]:
     return {name: reduce.get(name.rsplit("/", 1)[-1], jnp.mean)(x) for name, x in metrics.items()}
 
 
+def check_rows(rollout: Rollout, pieces: int, what: str) -> None:
+    """Refuse rows that cannot be cut, and a mask that is none."""
+    if len(rollout.tokens) % pieces:
+        raise ValueError(
+            f"{len(rollout.tokens)} rows cannot be split into {what}: choose numbers whose product divides {len(rollout.tokens)}."
+        )
+    if rollout.mask.dtype != bool:
+        raise ValueError(f"rollout.mask has type {rollout.mask.dtype}: give True and False, e.g. mask > 0.")
+
+
 def check_rollout(rollout: Rollout, objective: Objective, minibatches: int, microbatches: int) -> None:
     """Refuse, before anything is compiled, a rollout that the step cannot use."""
     batch, length = rollout.tokens.shape
+    check_rows(
+        rollout, minibatches * microbatches, f"{minibatches} minibatches of {microbatches} microbatches"
+    )
     if rollout.old_logp is None and minibatches > 1:
         raise ValueError(
             f"{minibatches} minibatches move the policy away from the one that sampled: old_logp must be computed first, by "
@@ -347,11 +380,6 @@ def check_rollout(rollout: Rollout, objective: Objective, minibatches: int, micr
             raise ValueError(
                 f"rollout.{name} has shape {getattr(rollout, name).shape}; it needs one entry a row: ({batch},)."
             )
-    if batch % (minibatches * microbatches):
-        raise ValueError(
-            f"{batch} rows cannot be split into {minibatches} minibatches of {microbatches} microbatches: choose numbers "
-            f"whose product divides {batch}."
-        )
     missing = sorted((objective.needs | set(objective.remembers)) - set(rollout.extra))
     if missing:
         raise ValueError(

@@ -54,14 +54,12 @@ def train(
         {} if source is None else {"config.py": source}
     )
     place = place_of(workdir)
-    if distributed.first():
-        place.pull()
-    directory = RunDirectory(place.local, resume=resume, files=files)
+    directory = RunDirectory(place.local, resume=resume, files=files, fill=place.pull)
     with distributed.leading(directory) as run, Notice() as notice:
         try:
             return Loop(parts, run, notice, place).go()
         finally:
-            parts.scorer.close()
+            parts.close()
 
 
 class Loop:
@@ -71,6 +69,10 @@ class Loop:
         self.parts, self.config, self.run, self.notice, self.place = parts, parts.config, run, notice, place
         self.checkpoints = Checkpoints(place.checkpoints, keep=self.config.keep)
         self.state, host = self._restore() if run.resumed else (None, {})
+        if (
+            run.resumed and self.state is None and distributed.first()
+        ):  # nothing was saved: it begins with this config
+            run.write()
         self.memory = unpack(host["memory"]) if host.get("memory") else dict(parts.strategy.start)
         parts.plan.bins = host.get("bins", 0)
         self.ahead = Ahead()
@@ -122,7 +124,7 @@ class Loop:
         if c.sft_steps:
             length = max(len(parts.encode(e)) for e in parts.eval_examples) + c.max_new_tokens
             progress = self._progress(c.sft_steps, "warm-up step")
-            batch = solutions(c.task, parts.tokenizer, seed=c.seed, length=length)
+            batch = solutions(setup.training_task(c), parts.tokenizer, seed=c.seed, length=length)
 
             loss = c.sft_loss or sft.nll()
 
@@ -226,7 +228,7 @@ class Loop:
         with self.notice.at_once():
             sample = self.parts.strategy.sample
             return evaluate(
-                tools, self.parts.eval_examples, self.config.eval_k, self.config.task.canonical, sample
+                tools, self.parts.eval_examples, self.config.eval_k, self.parts.eval_task.canonical, sample
             )
 
     def _finish(self) -> dict[str, Any]:

@@ -141,6 +141,46 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(bad):
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_model_outlives_the_steps():
+    """A step takes its state's memory; two objectives can start from one model and one key."""
+    model, key, optimizer = tiny.model(), jax.random.key(0), optax.sgd(0.1)
+    before = np.asarray(model(tiny.rollout().tokens))
+    for objective in (OBJECTIVE, ej.recipes.grpo()):
+        state = ej.init_train_state(model, objective, optimizer, key)
+        ej.make_train_step(model, objective, optimizer)(state, tiny.rollout())
+    np.testing.assert_array_equal(model(tiny.rollout().tokens), before)
+
+
+def test_what_was_read_of_other_weights_is_not_taken_for_these():
+    """Scored by one policy, stepped by another at the same step number: the chain sees the second, as without scoring first."""
+    objective, optimizer = ej.Objective(per_step=ej.weights.steer()), optax.sgd(0.1)
+    start = lambda seed: ej.init_train_state(tiny.model(seed), objective, optimizer, jax.random.key(0))
+    scored = ej.make_score(tiny.model(), objective)(start(0), tiny.rollout())
+    assert "reads" not in scored.extra
+    promised = ej.make_score(tiny.model(), objective, reads=True)(start(0), tiny.rollout())
+    step = ej.make_train_step(tiny.model(), objective, optimizer)
+    (_, same), (_, known) = step(start(0), scored), step(start(0), promised)
+    for name, value in same.items():
+        np.testing.assert_allclose(known[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    _, other = step(start(1), scored)
+    assert abs(float(other["entropy/mean"]) - float(same["entropy/mean"])) > 1e-3
+
+
+def test_bad_rollouts_are_refused_by_score_and_step():
+    model, optimizer = tiny.model(), optax.sgd(0.1)
+    state = ej.init_train_state(model, OBJECTIVE, optimizer, jax.random.key(0))
+    score, step = (
+        ej.make_score(model, OBJECTIVE, microbatches=3),
+        ej.make_train_step(model, OBJECTIVE, optimizer),
+    )
+    with pytest.raises(ValueError, match="8 rows cannot be split into 3 microbatches"):
+        score(state, tiny.rollout())
+    numbers = tiny.rollout().replace(mask=tiny.rollout().mask.astype(jnp.float32))
+    for f in (ej.make_score(model, OBJECTIVE), step):
+        with pytest.raises(ValueError, match="mask has type float32"):
+            f(state, numbers)
+
+
 def test_temperature_divides_the_logits():
     model = tiny.model()
     state = ej.init_train_state(model, OBJECTIVE, optax.sgd(0.1), jax.random.key(0))

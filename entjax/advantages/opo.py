@@ -18,11 +18,15 @@ def opo() -> Transform:
     """On-policy RL with the optimal reward baseline."""
 
     def f(signal, context):
-        reward, group = signal.reward, context.rollout.group
+        group = context.rollout.group
+        top = masked.group_max(
+            signal.reward, group
+        )  # counted from there, so that the mean of equal rewards does not round
+        reward = signal.reward - top
         length = masked.count(signal.mask, axis=1, dtype=reward.dtype)
         total = masked.group_total(length, group)
         baseline = masked.group_total(length * reward, group) / jnp.maximum(total, 1)
-        advantage = reward - jnp.where(is_alone(group), 0, baseline)
+        advantage = reward - jnp.where(is_alone(group), -top, baseline)
         return signal.replace(advantage=on_tokens(advantage, signal.mask))
 
     return stateless("opo", f, writes={"advantage"}, owns={"baseline"})

@@ -46,7 +46,10 @@ def seed(
             p = None
         else:
             score = masked.mean(rollout.old_logp, rollout.mask, axis=1)
-            relative = jnp.exp(score - masked.group_max(score, rollout.group))
+            score = jnp.where(
+                rollout.mask.any(axis=1), score, -jnp.inf
+            )  # a row without tokens has no likelihood
+            relative = jnp.exp(score - jnp.maximum(masked.group_max(score, rollout.group), -1e30))
             total = masked.group_total(relative, rollout.group)
             p = relative / jnp.where(total > 0, total, 1)
         share = cluster_share(clusters, rollout.group, p)

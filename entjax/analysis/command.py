@@ -63,7 +63,7 @@ def analyze(
         for part in policies.parts(updates=updates, cross=cross):
             report(part.__name__.replace("_", " "))
             sections += [Section(*found) for found in _attempt(part, run)]
-        run.parts.scorer.close()
+        run.parts.close()
     numbers = {section.title: section.numbers for section in sections}
     (out / "report.json").write_text(json.dumps(numbers, indent=1, default=float) + "\n")
     head = f"# Analysis of {workdir.name}\n\n" + (
@@ -116,7 +116,7 @@ def open_run(workdir: Path, out: Path, lines: list, prompts: int, samples: int) 
                 f"the oldest checkpoint left, step {oldest}",
             )
         else:
-            parts.scorer.close()
+            parts.close()
             return None, (
                 f"Only the checkpoint of step {newest} is left, and the run began with its own warm start: nothing to "
                 "compare with. Set keep=1000 in the config to keep all checkpoints."

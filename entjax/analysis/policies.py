@@ -111,7 +111,7 @@ def _agreement(run: Any, base: Answers, tuned: Answers) -> tuple:
 
 def disagreement(run: Any, a: Answers) -> dict[str, float]:
     """Semantic entropies and SNNE of one policy's answers, means over the prompts."""
-    canonical = run.parts.tools(run.tuned, 0).canonical
+    canonical = run.parts.tools(run.tuned, 0, held_out=True).canonical
     n = a.right.shape[1]
     names = [canonical(e, t) or "" for e, t in zip(a.harvest.examples, a.harvest.texts, strict=True)]
     c = a.harvest.completions
@@ -247,7 +247,7 @@ def cross_sampling(run: Any, eps: float = 0.1) -> list[tuple]:
     for name, (first, second) in pairs.items():
         out, mask, crossed = map(np.asarray, sample(first, second, tokens, start, jax.random.key(0)))
         texts = [p.tokenizer.decode(row[m].tolist()) for row, m in zip(out, mask, strict=True)]
-        reward, _ = p.scorer.score(examples, texts)
+        reward, _ = p.eval_scorer.score(examples, texts)
         numbers[name] = {"right": float((reward >= 1).mean()), "replaced": float(crossed.sum() / mask.sum())}
     lines = [f"| {name} | {x['right']:.3f} | {x['replaced']:.1%} |" for name, x in numbers.items()]
     text = "| who writes | right | tokens that the other decided |\n|---|---|---|\n" + "\n".join(lines)

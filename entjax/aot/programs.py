@@ -280,7 +280,7 @@ def scored_rollout(p: Plan) -> Rollout:
     if not p.scored:
         return rollout.replace(old_logp=None)
     objective = make_objective(p.config)
-    shapes = jax.eval_shape(make_score(p.model, objective), _state(p), rollout)
+    shapes = jax.eval_shape(make_score(p.model, objective, reads=True), _state(p), rollout)
     place = lambda x: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=p.layout.rows if x.ndim and x.shape[0] == p.sizes.rows else p.layout.whole
     )

@@ -20,6 +20,8 @@ def em_rl(level: str = "token") -> Objective:
     """EM-RL (arXiv 2505.15134): minimises entropy without labels; the control arm of every exploration method.
 
     Evidence: text.
+
+    Differs: without the KL to the initial policy.
     """
     first = chain(rewards.em_rl(level), advantages.leave_one_out())
     return Objective(first, averages.sequence_mean_token_sum(), surrogates.reinforce)
@@ -37,6 +39,8 @@ def ttrl() -> Objective:
     """TTRL (arXiv 2504.16084): the group's majority answer stands in for the label.
 
     Evidence: code.
+
+    Differs: without the KL to the initial policy.
     """
     return grpo_base(before=(rewards.majority_vote(),))
 
@@ -53,8 +57,12 @@ def ares(triggers: tuple[int, ...] = (0,), coef: float = 0.01) -> Objective:
     """ARES (arXiv 2510.08457): pays exploration at trigger words by difficulty, with a KL controller per difficulty.
 
     Evidence: code, which differs from the paper.
+
+    Differs: `triggers` are token ids of the run's own vocabulary, which only its author knows; the default never fires.
     """
-    return grpo_base(before=(rewards.ares_reward(triggers), rewards.ares_kl(coef)))
+    return grpo_base(
+        clips.asymmetric(0.2, 0.3), before=(rewards.ares_reward(triggers), rewards.ares_kl(coef))
+    )
 
 
 def spear() -> Objective:
@@ -62,7 +70,8 @@ def spear() -> Objective:
 
     Evidence: code.
 
-    Differs: replayed rows (strategy=rollouts.replay()) share the step with fresh ones.
+    Differs: replayed rows (strategy=rollouts.replay()) share the step with fresh ones; mean over tokens; groups are not chosen by
+    the spread of their rewards.
     """
     first = chain(
         rewards.tool_use(),

@@ -12,6 +12,8 @@ def rwe(alpha: float = 0.4, kappa: float = 2.0) -> Objective:
     """Reasoning with exploration (arXiv 2506.14758): a bounded bonus of the token's entropy on its advantage.
 
     Evidence: independent code.
+
+    Differs: the entropy is the behaviour policy's, once a rollout.
     """
     return grpo_base(after=(advantages.entropy_bonus(alpha=alpha, kappa=kappa),))
 
@@ -82,21 +84,25 @@ def explore_perplexity(alpha: float = 0.01) -> Objective:
 
     Differs: the release computes this weight and does not multiply it in.
     """
-    return grpo_base(after=(advantages.explore_perplexity(alpha=alpha),))
+    return grpo_base(clips.asymmetric(0.2, 0.28), after=(advantages.explore_perplexity(alpha=alpha),))
 
 
 def explore_position(alpha: float = 0.1) -> Objective:
     """Position shaping (arXiv 2508.07534): late tokens get a bonus in the direction of their advantage.
 
     Evidence: code.
+
+    Differs: at every step, where the paper has it between steps 200 and 300 (`during(201, 300, ...)`).
     """
-    return grpo_base(after=(advantages.explore_position(alpha=alpha),))
+    return grpo_base(clips.asymmetric(0.2, 0.28), after=(advantages.explore_position(alpha=alpha),))
 
 
 def dcpo(target: float = 0.5) -> Objective:
     """DCPO, distribution-centric (597358816/DCPO): mixes in the ratio to a flatter or sharper policy, chosen by the entropy.
 
     Evidence: code.
+
+    Differs: without the dual clip.
     """
     return grpo_base(after=(advantages.dcpo(target=target),))
 
@@ -116,7 +122,8 @@ def entropic(
 
     Evidence: code.
 
-    Differs: weights inside the PPO sum, as in the paper; `regularizers.entropic(form="released")` has the separate term.
+    Differs: without the dual clip; weights inside the PPO sum, as in the paper;
+    `regularizers.entropic(form="released")` has the separate term.
     """
     return grpo_base(regularizers.entropic(target, kp=kp, ki=ki, threshold=threshold))
 
@@ -126,7 +133,8 @@ def entrocraft(start: float = 0.6, end: float = 0.2, width: float = 0.1, steps: 
 
     Evidence: code and text.
 
-    Differs: filters any estimator's advantage, as in the paper; the release swaps in the raw reward.
+    Differs: filters any estimator's advantage, as in the paper; the release swaps in the raw reward. The band is the paper's for
+    GSPO, on GRPO.
     """
     low, high = control.linear(start, end, steps), control.linear(start + width, end + width, steps)
     return grpo_base(after=(advantages.entrocraft(low, high, steps=steps),))

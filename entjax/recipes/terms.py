@@ -37,7 +37,7 @@ def siren(coef: float = 5e-3, top_p: float = 0.8, quantile: float = 0.8) -> Obje
 
     Evidence: code.
 
-    Differs: the nucleus includes the token that crosses top_p, as in the paper.
+    Differs: the nucleus includes the token that crosses top_p, as in the paper; mean over tokens instead of sequences.
     """
     step = chain(regularizers.siren(coef, top_p=top_p, quantile=quantile), averages.token_mean())
     return Objective(advantages.group_normalize(std=False), step, surrogates.dual_clip(3.0))
@@ -47,6 +47,8 @@ def targeted_entropy(coef: float = 1e-3, target: float = 0.55) -> Objective:
     """Confucius3-Math TER (arXiv 2506.18330): the distance of the mean entropy from a target; hardness-weighted advantage.
 
     Evidence: text.
+
+    Differs: mean over tokens; groups of equal rewards stay, with advantage 0.
     """
     step = chain(regularizers.targeted_entropy(coef, target=target), averages.token_mean())
     return Objective(advantages.hardness(), step)
@@ -73,7 +75,7 @@ def aepo(target: float = 0.5, samples: int = 60) -> Objective:
 
     Evidence: code.
 
-    Differs: which rows are exchanged is drawn at random.
+    Differs: which rows are exchanged is drawn at random; without the dual clip.
     """
     return grpo_base(after=(regularizers.aepo(target, samples=samples),))
 

@@ -5,7 +5,8 @@
 
 J is an importance-sampled entropy: the gradient passes through r and log pi. d (embedding and formula diversity, [B]) is
 rollout.extra["diversity"], shared with `rewards.dsdr`. No correct row: no term. Defaults: lambda_l = .001; tau and sigma_d are
-not given in the paper's text (1 and 1: ours). `over="sum"` adds the groups up instead of averaging them.
+not given in the paper's text (1 and 1: ours). `over="sum"` adds the groups up instead of averaging them. With several
+minibatches a per-step chain sees a part of every group, and its statistics are of that part.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@
     L_H = mean over rows and turns of the turn's token-mean entropy;    L_smooth = the same mean of alpha P_t
     P_t = relu(kappa_l Hbar - H_t) + relu(H_t - kappa_r Hbar),    beta_k = 1 + exp(-gamma k / k_mid)
 
-Hbar = mean over the earlier steps of the batch entropy of that turn (L_smooth = 0 while there is none). P is linear in H_t on
-each side of the band, so the term is a coefficient of H_t decided before the gradient. Defaults: lambda 1e-3, kappa .8/1.2 and
-alpha .1 (code; scripts 0/2 and .05 or .1), gamma 1 (ours), k_mid 75 (half of the 150 steps). Turns come from
-rollout.extra["turn"] [B, T] when `turns` > 1. The released code makes P a constant without gradient: `epo_released`.
+Hbar = mean over the earlier optimizer steps, which k counts, of the batch entropy of that turn (L_smooth = 0 while there is
+none). P is linear in H_t on each side of the band, so the term is a coefficient of H_t decided before the gradient. Defaults:
+lambda 1e-3, kappa .8/1.2 and alpha .1 (code; scripts 0/2 and .05 or .1), gamma 1 (ours), k_mid 75 (half of the paper's 150
+steps). Turns come from rollout.extra["turn"] [B, T] when `turns` > 1. The released code makes P a constant without gradient:
+`epo_released`.
 """
 
 from __future__ import annotations

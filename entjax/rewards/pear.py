@@ -22,9 +22,13 @@ def phase_means(
     entropy: Float[Array, "B T"], mask: Bool[Array, "B T"], think_end: Int[Array, " B"]
 ) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """Mean entropy before and after the tag; the tag itself belongs to neither."""
-    index = jnp.arange(mask.shape[1], dtype=think_end.dtype)[None, :]
+    length = mask.shape[1]
+    index = jnp.arange(length, dtype=think_end.dtype)[None, :]
+    end = jnp.where(think_end < jnp.argmax(mask, axis=1), length, think_end)[
+        :, None
+    ]  # before the completion: no tag
     mean = lambda phase: masked.mean(entropy, mask & phase, axis=1)
-    return mean(index < think_end[:, None]), mean(index > think_end[:, None])
+    return mean(index < end), mean(index > end)
 
 
 def pear(alpha: Target | Controller = 1.0, *, correct: float = 1.0, floor: float | None = None) -> Transform:

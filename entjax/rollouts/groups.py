@@ -50,7 +50,7 @@ def sample_groups(tools: Tools, examples: Sequence[Example], first_id: int, **ho
 
 
 def informative(harvest: Harvest) -> np.ndarray:
-    """Per group, in the order of first appearance: do its rewards differ?"""
+    """Per group, in the order of first appearance: do its rewards differ? A group of one is compared with others and counts."""
     group = harvest.completions.group
-    order = list(dict.fromkeys(group.tolist()))
-    return np.array([np.ptp(harvest.reward[group == g]) > 0 for g in order])
+    rewards = [harvest.reward[group == g] for g in dict.fromkeys(group.tolist())]
+    return np.array([len(r) == 1 or np.ptp(r) > 0 for r in rewards])

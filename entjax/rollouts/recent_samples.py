@@ -1,7 +1,8 @@
 """Recent-sample recovery (RSR, Confucius3-Math report): groups that dynamic sampling drew too many of go first in the next batch.
 
 Rounds of prompts are sampled until `prompts` groups with different rewards are there, kept ones included, or `resample` more
-rounds are over; a round after the first draws as many prompts as still miss, times `surplus`. The oldest groups are used first;
+rounds are over; a round after the first draws as many prompts as still miss, times `surplus` (with 1 there is
+never one too many). The oldest groups are used first;
 what is left over is kept, without correction for the policy that sampled it (Algorithm 1): the trainer recomputes old_logp.
 Where groups are missing, uninformative ones of the newest round fill up. Mask: every sampled token.
 """
@@ -17,7 +18,7 @@ from entjax.rollouts.harvest import Harvest, Memory, Strategy, full_groups, join
 from entjax.rollouts.memory import from_harvest, inside, to_harvest, under
 
 
-def recent_samples(*, resample: int = 3, surplus: float = 1.0) -> Strategy:
+def recent_samples(*, resample: int = 3, surplus: float = 2.0) -> Strategy:
     """Dynamic sampling that wastes no informative group."""
     if resample < 0 or surplus < 1:
         raise ValueError(f"recent_samples needs resample >= 0 and surplus >= 1, got {resample}, {surplus}.")

@@ -32,7 +32,7 @@ def gather(parts: Parts, params, folder: Path, lines: Sequence[Mapping[str, Any]
     tests = [line for line in lines if "eval/pass@1" in line]
     before, after = own_answers(parts, parts.fresh_state().params), own_answers(parts, params)
     both = compare(parts, after, their_answers(parts, folder))
-    right = lambda texts: parts.scorer.score(parts.eval_examples, texts)[0] >= 1
+    right = lambda texts: parts.eval_scorer.score(parts.eval_examples, texts)[0] >= 1
     was, now = right(before), right(after)
     rows = zip(parts.eval_examples, before, after, was, now, strict=True)
     return {
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         found = gather(parts, state.params, options.folder, read_lines(options.workdir / "metrics.jsonl"))
     finally:
-        parts.scorer.close()
+        parts.close()
     given = sys.argv[1:] if arguments is None else arguments
     command = " ".join(["python -m entjax.studies.before_after", "WORKDIR FOLDER", *given[2:]])
     options.docs.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,7 @@ class Study:
         except RunDirectoryError:
             return False
         finally:
-            parts.scorer.close()
+            parts.close()
 
     def warm_start(self, setting: Setting, index: int) -> str | None:
         """The folder of a warm start, made when it is missing; None while another process makes it."""
@@ -103,7 +103,7 @@ class Study:
         checkpoints = Checkpoints(work.absolute() / "checkpoints")
         nnx.update(parts.model, checkpoints.restore(checkpoints.steps()[-1], parts.like()).params)
         checkpoints.close()
-        parts.scorer.close()
+        parts.close()
         save_hf(folder, parts.model)
         return str(folder)
 
@@ -115,12 +115,12 @@ class Study:
         key = (cell.setting.name, cell.arm_name)
         if key not in self._parts:
             parts = setup.build(config)
-            parts.scorer.close()  # every cell has its own
+            parts.close()  # every cell has its own
             sampler = self._samplers.setdefault(cell.setting.name, parts.sampler)
             self._parts[key] = parts._replace(sampler=sampler)
         return self._parts[key]._replace(
             config=config, model=load_hf(model), stream=setup.make_stream(config),
-            scorer=setup.scorer(config.task), eval_examples=setup.eval_examples(config),
+            **setup.make_scorers(config), eval_examples=setup.eval_examples(config),
         )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def study(config: Config, updates: int) -> Iterator[Update]:
     for step in range(updates):
         state, update = one_update(parts, state, step, probe)
         yield update
-    parts.scorer.close()
+    parts.close()
 
 
 def table(updates: list[Update]) -> list[dict[str, Any]]:

@@ -43,7 +43,7 @@ def their_answers(parts: Parts, folder: Path) -> list[str]:
 
 def compare(parts: Parts, ours: Sequence[str], theirs: Sequence[str]) -> dict[str, float]:
     """Accuracy of both, and how many texts are the same to the letter."""
-    score = lambda texts: float(np.mean(parts.scorer.score(parts.eval_examples, texts)[0] >= 1.0))
+    score = lambda texts: float(np.mean(parts.eval_scorer.score(parts.eval_examples, texts)[0] >= 1.0))
     same = float(np.mean([a == b for a, b in zip(ours, theirs, strict=True)]))
     return {"entjax": score(ours), "transformers": score(theirs), "same text": same}
 
@@ -57,7 +57,7 @@ def main() -> None:
     try:
         found = compare(parts, own_answers(parts, state.params), their_answers(parts, given.folder))
     finally:
-        parts.scorer.close()
+        parts.close()
     print(f"greedy accuracy on {len(parts.eval_examples)} held-out prompts, step {int(state.step)}")
     for name, value in found.items():
         print(f"{name:16}{value:8.4f}")

@@ -39,6 +39,10 @@ _KEPT_ENVIRONMENT = (
 )
 
 
+class VerifierError(ValueError, RuntimeError):
+    """A verifier that cannot be loaded."""
+
+
 class Limits(NamedTuple):
     """seconds: processor time per text; compiled code that does not come back is killed after twice, sleeping
     code after `wall_seconds`.
@@ -94,7 +98,7 @@ class Worker:
         self.missing_limits: list[str] = []
 
     def start(self) -> None:
-        """Start the process and wait until its verifier is loaded; raises RuntimeError with the worker's own
+        """Start the process and wait until its verifier is loaded; raises VerifierError with the worker's own
         words.
         """
         self.kill()
@@ -114,10 +118,13 @@ class Worker:
             "path": sys.path,
             "package": str(Path(__file__).parents[1]),
         }
-        reply = self._exchange(hello, START_SECONDS)
+        try:
+            reply = self._exchange(hello, START_SECONDS)
+        except TimeoutError:
+            reply = {"failed": f"It was not ready after {START_SECONDS:g} s."}
         if "failed" in reply:
             self.kill()
-            raise RuntimeError(
+            raise VerifierError(
                 f"The verifier {self._spec.factory} could not be loaded in a worker. {reply['failed']}"
             )
         self.missing_limits = reply["missing_limits"]
@@ -133,7 +140,7 @@ class Worker:
             return Verdict(
                 0.0, "timeouts"
             ), f"A verifier did not answer within {self._limits.wall_seconds} s and was killed."
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError) as error:
             return self._bury(error)
         if "reward" in reply:
             return check_reward(reply["reward"])

@@ -2,6 +2,7 @@
 
     d_t = log p_trainer - log p_sampler of the same behaviour policy, within +-20
     token      w_t = min(exp d_t, C)                 sequence   w_b = min(exp(sum_t d_t), C), the same at all tokens of the row
+                                                                (over all sampled tokens, also those that a mask has left out)
 
 Only the upper side is truncated; no gradient. With above="zero" a weight above C drops the token or sequence (TRL's "mask"
 modes; TRL's default is level="sequence", above="zero", threshold=3.0). `normalize` divides by the mean weight: over tokens, or
@@ -36,9 +37,9 @@ def importance(
 
     def f(signal, context, *, threshold):
         rollout, mask = context.rollout, signal.mask
-        gap = jnp.clip(masked.keep(rollout.old_logp - rollout.logp, mask), -20.0, 20.0)
+        gap = jnp.clip(masked.keep(rollout.old_logp - rollout.logp, rollout.mask), -20.0, 20.0)
         if level == "sequence":
-            gap = jnp.broadcast_to(masked.total(gap, mask, axis=1, keepdims=True), gap.shape)
+            gap = jnp.broadcast_to(masked.total(gap, rollout.mask, axis=1, keepdims=True), gap.shape)
         weight = ratio(gap)
         bound = jnp.asarray(threshold, weight.dtype)
         over = mask & (weight > bound)

@@ -58,6 +58,7 @@ def test_grpo_ignores_the_unit_of_the_reward():
         A.quantile(),
         A.pass_at_k(),
         A.quantile(interpolation="linear"),
+        A.opo(),
     ],
 )
 def test_equal_rewards_give_exactly_nothing(t):
@@ -66,7 +67,7 @@ def test_equal_rewards_give_exactly_nothing(t):
     np.testing.assert_array_equal(a[:7], 0)
 
 
-@pytest.mark.parametrize("t", [A.leave_one_out(normalize=True), A.reinforce_pp_baseline()])
+@pytest.mark.parametrize("t", [A.leave_one_out(normalize=True), A.reinforce_pp_baseline(), A.reinforce_pp()])
 def test_whitening_finds_nothing_in_equal_rewards(t):
     """Nor may the rounding of a mean pass through a division by the spread that it made."""
     a = per_row(t, batch(np.full(8, 0.6), np.array([0, 0, 0, 0, 0, 0, 1, 1])))

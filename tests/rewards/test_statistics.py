@@ -162,8 +162,9 @@ def test_pear_prefers_calm_thinking():
     np.testing.assert_allclose(reward(0.3, 0.5)[0], 1)  # the penalty is never negative
     np.testing.assert_allclose(reward(2.5, 0.5)[0], -1, rtol=1e-5)
     np.testing.assert_allclose(reward(2.5, 0.5, floor=0.0)[0], 0)
-    missing = r.replace(extra={"think_end": jnp.full(8, 10**6, jnp.int32)}, entropy=phase(0.9, 0.9))
-    np.testing.assert_allclose(reward_of(R.pear(), missing)[0], 0.1, rtol=1e-5)
+    for nowhere in (10**6, -1, 1):  # beyond the end, nowhere, in the prompt: no tag
+        missing = r.replace(extra={"think_end": jnp.full(8, nowhere, jnp.int32)}, entropy=phase(0.9, 0.9))
+        np.testing.assert_allclose(reward_of(R.pear(), missing)[0], 0.1, rtol=1e-5)
 
 
 def test_pear_ranks_right_answers_by_their_calm():

@@ -11,6 +11,7 @@ import pytest
 import entjax as ej
 from entjax.log import read_lines
 from entjax.rollouts import Template, augmentation, groups, recent_samples, replay, stateless, tempered
+from entjax.rollouts.groups import informative
 from entjax.rollouts.harvest import Harvest, to_rollout
 from entjax.rollouts.memory import from_harvest, pack, to_harvest, unpack
 from entjax.sampler import Completions
@@ -180,9 +181,23 @@ def test_recent_samples_lose_nothing_and_use_the_oldest_first():
     assert used == np.flatnonzero(rewards)[: len(used)].tolist()
 
 
+def test_recent_samples_keep_something_by_default():
+    tools, draw = supply(np.arange(200) % 8 >= 3)
+    kept, memory = 0.0, {}
+    for step in range(8):
+        harvest, memory = recent_samples().collect(tools, draw(4), step, {}, memory)
+        kept += harvest.metrics["sampling/kept"]
+    assert kept > 0
+
+
+def test_a_group_of_one_is_not_thrown_away():
+    alone, groups_of = canned(np.zeros((3, 1))), canned([[0.0, 0.0], [0.0, 1.0]])
+    assert informative(alone).all() and informative(groups_of).tolist() == [False, True]
+
+
 def test_recent_samples_fill_up_when_nothing_is_informative():
     tools, draw = supply(np.zeros(200, bool))
-    harvest, memory = recent_samples(resample=2).collect(tools, draw(4), 0, {}, {})
+    harvest, memory = recent_samples(resample=2, surplus=1.0).collect(tools, draw(4), 0, {}, {})
     assert len(harvest.texts) == 4 * G and not memory
     assert harvest.report.verified == 3 * 4 * G
 

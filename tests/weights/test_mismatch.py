@@ -54,6 +54,16 @@ def test_normalised_weights_have_mean_one():
     np.testing.assert_allclose(rows.mean(), 1.0, rtol=1e-5)
 
 
+def test_a_sequence_weighs_the_same_whatever_was_rejected_before():
+    _, case = noisy(0.3)
+    alone = apply(ej.weights.importance("sequence", threshold=1e9), case)
+    few = jnp.asarray(np.random.default_rng(3).random((8, 11)) < 0.5) & case[0].mask
+    some = apply(
+        ej.weights.importance("sequence", threshold=1e9), (case[0], case[1].replace(mask=few), *case[2:])
+    )
+    np.testing.assert_allclose(some.weight[few], alone.weight[few], rtol=1e-6)
+
+
 def test_a_huge_mismatch_stays_finite():
     out = apply(ej.weights.importance("sequence", threshold=1e9), gap(1e6))
     np.testing.assert_allclose(valid(gap(0.0), out.weight), np.exp(20.0), rtol=1e-4)

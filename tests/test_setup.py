@@ -1,0 +1,81 @@
+"""From a config to the parts of a run: which task trains, which one is evaluated, and by whom each is judged."""
+
+import dataclasses
+
+import pytest
+
+import entjax as ej
+from entjax import setup
+from entjax.rundir import RunDirectory, RunDirectoryError
+from entjax.tasks import Example, Task
+from tests.rollouts import world
+
+
+def numbered(name, size, right):
+    """Prompts 1+0 .. 1+9; `right` says which reward every answer gets."""
+    return Task(name, lambda i: Example(f"1+{i % 10}", str(i), {"n": i}), size, lambda example, text: right,
+                alphabet="0123456789+", canonical=lambda example, text: name)  # fmt: skip
+
+
+def config(**changes):
+    model = ej.models.tiny(vocab=19, width=16, layers=1, heads=2, context=96)
+    return world.config(**{"model": model, "task": numbered("train", 10, 0.0), "eval_prompts": 3, **changes})
+
+
+def test_the_evaluation_is_judged_by_its_own_task():
+    parts = setup.build(config(eval_task=numbered("held out", 4, 1.0)))
+    texts = ["x"] * 3
+    for held_out, reward, name in ((False, 0.0, "train"), (True, 1.0, "held out")):
+        tools = parts.tools(None, 0, held_out=held_out)
+        assert tools.score(parts.eval_examples, texts)[0].tolist() == [reward] * 3
+        assert tools.canonical(parts.eval_examples[0], "x") == name
+    parts.close()
+
+
+@pytest.mark.parametrize(("size", "trained"), [(10, 7), (4, 2), (2, 1)])
+def test_the_last_examples_of_a_finite_task_are_not_trained_on(size, trained):
+    c = config(task=numbered("train", size, 0.0), prompts=2)
+    held_out = {e.meta["n"] for e in setup.eval_examples(c)}
+    stream = setup.make_stream(c)
+    seen = {e.meta["n"] for _ in range(size) for e in stream.next()}
+    assert seen == set(range(trained)) and held_out == set(range(trained, size))
+
+
+def test_a_single_example_cannot_be_both():
+    with pytest.raises(ValueError, match="give eval_task"):
+        setup.eval_examples(config(task=numbered("train", 1, 0.0)))
+
+
+def test_a_recipe_on_the_command_line_takes_the_place_of_an_own_objective():
+    own = dataclasses.replace(config(), objective=ej.recipes.steer())
+    assert own.override({"recipe": "grpo"}).objective is None
+    assert own.override({"lr": "1e-3"}).objective is own.objective
+
+
+def test_what_a_function_took_along_belongs_to_the_identity_of_a_run():
+    def of(target, clip, steps=100):
+        line = ej.control.linear(target, 0.1, steps)
+        bonus = ej.regularizers.entropy(ej.control.pi(target=line, kp=0.1, ki=0.01))
+        return config(objective=ej.Objective(None, bonus, ej.surrogates.dual_clip(clip))).identity()
+
+    assert of(0.5, 3.0) == of(0.5, 3.0)
+    assert len({of(0.5, 3.0), of(0.8, 3.0), of(0.5, 10.0), of(0.5, 3.0, 50)}) == 4
+
+
+@pytest.mark.parametrize(("field", "value"), [("strategy", ej.rollouts.cure), ("rules", ej.decoding.top_p)])
+def test_a_factory_that_nobody_called_is_told(field, value):
+    with pytest.raises(ValueError, match=rf"call it, {field}=ej\.\w+\.{value.__name__}\(\)"):
+        config(**{field: value})
+
+
+def test_a_teacher_keeps_the_rules_of_an_objective():
+    objective = ej.recipes.hapo()
+    assert objective.rules is not None and objective.taught_by(None).rules is objective.rules
+
+
+def test_files_are_fetched_by_the_one_who_holds_the_lock(tmp_path):
+    fetched = []
+    first, second = (RunDirectory(tmp_path, resume=False, fill=lambda n=n: fetched.append(n)) for n in (1, 2))
+    with first, pytest.raises(RunDirectoryError, match="Another run"):
+        second.__enter__()
+    assert fetched == [1]
