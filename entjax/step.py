@@ -90,7 +90,8 @@ def make_score(
 
     old_logp and entropy (of a replayed row those of the policy that sampled it); extra["ref_logp"] and the features that
     transforms remember, if the objective asks for them; extra["entropy"], the entropy of this policy at all rows. With `reads`
-    also what the per-step chain reads (extra["reads"]), which the next update need not compute again: for a caller who hands it the weights that were scored.
+    also what the per-step chain reads (extra["reads"]), which the next update need not compute again: for a caller who hands it
+    the weights that were scored.
     """
     graphdef, teacher = nnx.split(model)[0], structure_of(objective.teacher)
     wanted = {"logp": vocab.logp, "entropy": vocab.entropy, **objective.remembers}

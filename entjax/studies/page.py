@@ -59,13 +59,13 @@ def write(results: Sequence[Result], docs: Path) -> None:
     known = settings()
     names = sorted({r["arm"] for r in results}, key=lambda n: (order.get(n, len(order)), n))
     text = HEAD
-    for setting in dict.fromkeys(r["setting"] for r in results):
+    for setting in (name for name in known if any(r["setting"] == name for r in results)):
         here, target = [r for r in results if r["setting"] == setting], known[setting].target
         arms = [name for name in names if any(r["arm"] == name for r in here)]
         entropy, frontier = f"study-{setting}-entropy.png", f"study-{setting}-frontier.png"
         pictures.entropies(here, arms, docs / "images" / entropy)
         pictures.frontier(here, arms, docs / "images" / frontier)
-        text += f"## {setting}\n\n{sizes(here)} Arms that hold an entropy aim at {target:g} nats.\n\n"
+        text += f"## {setting}\n\n{sizes(here)} Arms that hold an entropy aim at {target:g} nats.{known[setting].note}\n\n"
         text += f"{table(here, arms, target)}\n\n"
         text += f"![Entropy of each arm beside GRPO's](images/{entropy})\n\n![pass@1 and pass@32](images/{frontier})\n\n"
         text += f"{matched(here, arms)}\n\n{verdicts(here, arms)}\n\n"
