@@ -6,7 +6,7 @@
 #     python -m entjax.studies.run --settings easy --seeds 5 --warm 3
 
 # %%
-SETTING, WIDTH, SEEDS = "easy", 5, 1  # the picture shows arms that have at least so many runs
+SETTING, WIDTH, SEEDS = "easy", 5, 5  # the picture shows arms that have at least so many runs
 
 # %%
 import json

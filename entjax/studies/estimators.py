@@ -100,10 +100,11 @@ def words(rows: list[dict[str, Any]]) -> str:
     tokens = [row for row in rows if "state_pearson" in row]
     best = max(tokens, key=lambda row: row["pearson"])
     exact, first = by["exact_first_order"], max(tokens, key=lambda row: row["state_pearson"])
+    beside = "" if best is exact else f"`exact_first_order` {exact['pearson']:.2f}, "
     return f"""## What it says
 
 * Of the estimators that look at one token, `{best["estimator"]}` orders the updates best (Pearson {best["pearson"]:.2f};
-  `exact_first_order` {exact["pearson"]:.2f}, the published covariance {by["covariance"]["pearson"]:.2f}). Inside an update
+  {beside}the published covariance {by["covariance"]["pearson"]:.2f}). Inside an update
   `{first["estimator"]}` knows best which states move (Pearson {first["state_pearson"]:.2f}).
 * The derivative of the mean entropy along the step that AdamW really took correlates with {by[TAKEN]["pearson"]:.2f}: first order
   suffices for steps of this size. What is lost before is what turns tokens into a step.
