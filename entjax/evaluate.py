@@ -20,14 +20,14 @@ def evaluate(
     sample: Callable[..., Harvest] | None = None,
 ) -> dict[str, float]:
     """Metrics under "eval/", averaged over the examples; `tools.samples` completions of each, made by `sample` (Strategy.sample)
-    where an environment answers."""
+    where an environment answers. "eval/verifier_failed", the share of answers without a verdict, is there when it is not 0."""
     harvest = (sample or sample_groups)(tools, examples, 0)
-    calls = (
-        {"eval/call_rate": float(np.mean(harvest.extra["tool_calls"] > 0))}
-        if "tool_calls" in harvest.extra
-        else {}
-    )
-    return {**summarize(harvest, tools.samples, ks, canonical), **calls}
+    metrics = summarize(harvest, tools.samples, ks, canonical)
+    if "tool_calls" in harvest.extra:
+        metrics["eval/call_rate"] = float(np.mean(harvest.extra["tool_calls"] > 0))
+    if harvest.report.failed:
+        metrics["eval/verifier_failed"] = harvest.report.failed / len(harvest.texts)
+    return metrics
 
 
 def summarize(

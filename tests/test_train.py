@@ -139,7 +139,7 @@ def test_a_failing_reward_is_zero_and_counted(tmp_path):
     result = train(config(task=task, eval_task=None, steps=1, sft_steps=0), tmp_path / "run")
     record = read_lines(tmp_path / "run" / "metrics.jsonl")[1]
     assert record["reward/mean"] == 0.0 and record["verifier/raised"] + record["verifier/nan"] == 16
-    assert result["step"] == 1
+    assert result["step"] == 1 and result["after"]["eval/verifier_failed"] == 1.0
 
 
 def test_updates_that_are_not_finite_stop_the_run_with_advice(tmp_path):
