@@ -6,6 +6,7 @@ Everything that can be wrong with a config is found here, before anything is com
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -44,9 +45,7 @@ class Config:
         default_factory=dict
     )  # arguments of the recipe: recipe.NAME=VALUE
     objective: Objective | None = None  # instead of a recipe: your own composition
-    eval_task: Task | None = (
-        None  # held-out prompts and their verifier; default: examples of the task that are not trained on
-    )
+    eval_task: Task | None = None  # held-out prompts with their verifier; default: of the task itself
     seed: int = 0
 
     steps: int = 100  # rollout batches
@@ -307,7 +306,8 @@ def _name(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, inside: tuple = ()) -> Any:
+    """JSON values that are equal where two parts of a config do the same; `inside`: the functions that hold this one."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Task):
@@ -330,20 +330,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):  # their order is another one in every process
         return sorted(str(_plain(item)) for item in value)
     name = getattr(value, "__qualname__", None) or str(value).split(" at 0x")[0]
-    held = _held(value)
+    if not isinstance(value, types.FunctionType) or value in inside:
+        return name
+    held = _held(value, (*inside, value))
     return {"function": name, **held} if held else name
 
 
-def _held(function: Any) -> dict[str, Any]:
+def _held(function: types.FunctionType, inside: tuple) -> dict[str, Any]:
     """The numbers, words and functions that a function took along when it was made."""
-    found = {}
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=True):
-        try:
-            value = cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-        plain = value is None or isinstance(value, (bool, int, float, str, Transform))
-        if plain or (callable(value) and value is not function and not isinstance(value, type)):
-            found[name] = _plain(value)
+    plain, found = (bool, int, float, str, types.NoneType, Transform, types.FunctionType), {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # not filled yet
+            if isinstance(cell.cell_contents, plain):
+                found[name] = _plain(cell.cell_contents, inside)
     return found

@@ -69,10 +69,8 @@ class Loop:
         self.parts, self.config, self.run, self.notice, self.place = parts, parts.config, run, notice, place
         self.checkpoints = Checkpoints(place.checkpoints, keep=self.config.keep)
         self.state, host = self._restore() if run.resumed else (None, {})
-        if (
-            run.resumed and self.state is None and distributed.first()
-        ):  # nothing was saved: it begins with this config
-            run.write()
+        if run.resumed and self.state is None and distributed.first():
+            run.write()  # nothing was saved: it begins with this config
         self.memory = unpack(host["memory"]) if host.get("memory") else dict(parts.strategy.start)
         parts.plan.bins = host.get("bins", 0)
         self.ahead = Ahead()

@@ -6,8 +6,8 @@
 
 Only the gate W and the shape of Psi are known from texts; progress signal, windows and synthesis are RECONSTRUCTED (no code
 was released), and gamma 1, lam 0.5, K 10 are guesses. lam <= 1 keeps the outcome's sign. H and log pi: as sampled in a
-`per_rollout` chain, current in a `per_step` chain. With several minibatches a
-per-step chain sees a part of every group, and its statistics are of that part.
+`per_rollout` chain, current in a `per_step` chain. With several minibatches the latter sees a part of every group, and its
+statistics are of that part.
 """
 
 from __future__ import annotations

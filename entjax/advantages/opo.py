@@ -19,10 +19,8 @@ def opo() -> Transform:
 
     def f(signal, context):
         group = context.rollout.group
-        top = masked.group_max(
-            signal.reward, group
-        )  # counted from there, so that the mean of equal rewards does not round
-        reward = signal.reward - top
+        top = masked.group_max(signal.reward, group)
+        reward = signal.reward - top  # so that the mean of equal rewards does not round
         length = masked.count(signal.mask, axis=1, dtype=reward.dtype)
         total = masked.group_total(length, group)
         baseline = masked.group_total(length * reward, group) / jnp.maximum(total, 1)

@@ -46,9 +46,7 @@ def seed(
             p = None
         else:
             score = masked.mean(rollout.old_logp, rollout.mask, axis=1)
-            score = jnp.where(
-                rollout.mask.any(axis=1), score, -jnp.inf
-            )  # a row without tokens has no likelihood
+            score = jnp.where(rollout.mask.any(axis=1), score, -jnp.inf)  # no tokens, no likelihood
             relative = jnp.exp(score - jnp.maximum(masked.group_max(score, rollout.group), -1e30))
             total = masked.group_total(relative, rollout.group)
             p = relative / jnp.where(total > 0, total, 1)

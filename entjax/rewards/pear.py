@@ -24,9 +24,8 @@ def phase_means(
     """Mean entropy before and after the tag; the tag itself belongs to neither."""
     length = mask.shape[1]
     index = jnp.arange(length, dtype=think_end.dtype)[None, :]
-    end = jnp.where(think_end < jnp.argmax(mask, axis=1), length, think_end)[
-        :, None
-    ]  # before the completion: no tag
+    missing = think_end < jnp.argmax(mask, axis=1)  # it lies before the completion
+    end = jnp.where(missing, length, think_end)[:, None]
     mean = lambda phase: masked.mean(entropy, mask & phase, axis=1)
     return mean(index < end), mean(index > end)
 

@@ -1,9 +1,9 @@
 """Recent-sample recovery (RSR, Confucius3-Math report): groups that dynamic sampling drew too many of go first in the next batch.
 
 Rounds of prompts are sampled until `prompts` groups with different rewards are there, kept ones included, or `resample` more
-rounds are over; a round after the first draws as many prompts as still miss, times `surplus` (with 1 there is
-never one too many). The oldest groups are used first;
-what is left over is kept, without correction for the policy that sampled it (Algorithm 1): the trainer recomputes old_logp.
+rounds are over; a round after the first draws as many prompts as still miss, times `surplus` (with 1 there is never one too
+many). The oldest groups are used first; what is left over is kept, without correction for the policy that sampled it
+(Algorithm 1): the trainer recomputes old_logp.
 Where groups are missing, uninformative ones of the newest round fill up. Mask: every sampled token.
 """
 

@@ -29,9 +29,8 @@ def taught(share: float = 1.0, inner: Strategy | None = None) -> Strategy:
             parts.append(found)
         if count < len(examples):
             found, memory = inner.collect(tools, examples[count:], step, knobs, memory)
-            taken = (
-                int(parts[0].completions.group.max()) + 1 if parts else 0
-            )  # more than `count` where prompts were redrawn
+            # More ids than `count` are taken where `inner` has drawn prompts again.
+            taken = int(parts[0].completions.group.max()) + 1 if parts else 0
             parts.append(regroup(found, found.completions.group + taken))
         metrics = {**parts[-1].metrics, "taught/share": count / len(examples)}
         return join(parts)._replace(metrics=metrics), memory

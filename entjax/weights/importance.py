@@ -2,7 +2,8 @@
 
     d_t = log p_trainer - log p_sampler of the same behaviour policy, within +-20
     token      w_t = min(exp d_t, C)                 sequence   w_b = min(exp(sum_t d_t), C), the same at all tokens of the row
-                                                                (over all sampled tokens, also those that a mask has left out)
+
+The sum goes over all sampled tokens, also those that a mask before it has left out.
 
 Only the upper side is truncated; no gradient. With above="zero" a weight above C drops the token or sequence (TRL's "mask"
 modes; TRL's default is level="sequence", above="zero", threshold=3.0). `normalize` divides by the mean weight: over tokens, or
