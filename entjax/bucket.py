@@ -34,6 +34,7 @@ class Place(NamedTuple):
         """Make the local files those of the bucket, also when it has none. The folder is locked by the caller."""
         if self.remote is None:
             return
+        self.local.mkdir(parents=True, exist_ok=True)
         for old in self.local.iterdir():
             if old.is_dir():
                 shutil.rmtree(old)

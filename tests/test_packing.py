@@ -179,7 +179,7 @@ def test_reads_are_taken_from_the_scoring_pass_only_while_they_hold():
     decoder, optimizer, batch = model(), optax.sgd(0.5), rollout()
     state = lambda: ej.init_train_state(model(), objective, optimizer, jax.random.key(0))
     step = ej.make_train_step(decoder, objective, optimizer)
-    scored = ej.make_score(decoder, objective)(state(), batch)
+    scored = ej.make_score(decoder, objective, reads=True)(state(), batch)
     false = jax.tree.map(jnp.zeros_like, scored.extra["reads"]["values"])
     lied = scored.replace(extra={**scored.extra, "reads": {**scored.extra["reads"], "values": false}})
     no_reads = scored.replace(extra={n: x for n, x in scored.extra.items() if n != "reads"})
