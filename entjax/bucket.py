@@ -34,8 +34,7 @@ class Place(NamedTuple):
         """Make the local files those of the bucket, also when it has none. The folder is locked by the caller."""
         if self.remote is None:
             return
-        self.local.mkdir(parents=True, exist_ok=True)
-        for old in self.local.iterdir():
+        for old in self.local.glob("*"):
             if old.is_dir():
                 shutil.rmtree(old)
             elif old.name != LOCK:

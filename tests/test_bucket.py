@@ -39,7 +39,9 @@ def test_files_go_and_come_back(cloud):
     place.push()
     assert (cloud / "b/runs/one/plots/dashboard.png").read_bytes() == b"\x89PNG"
     (place.local / "samples.jsonl").write_text("of another life")
+    (place.local / ".lock").write_text("held by the caller")
     place.pull()
+    assert (place.local / ".lock").exists()
     assert (place.local / "metrics.jsonl").read_text() == "{}\n"
     assert not (place.local / "samples.jsonl").exists()
     assert str(place.checkpoints) == "gs://b/runs/one/checkpoints"
