@@ -12,7 +12,6 @@ from benchmarks.harness import Row
 from benchmarks.work import MODELS
 from entjax import setup
 from entjax.batch import make_batch
-from entjax.models import tiny
 from entjax.studies import grid
 from entjax.studies.cells import Size
 
@@ -28,11 +27,9 @@ def rows(models=("tiny", "4.2M"), arms=grid.FIRST, rounds=3):
 
 def _step(arm: str, model: str):
     setting = grid.settings()["hard"]
-    decoder = (
-        tiny(vocab=setting.vocab, width=64, layers=3, heads=4, context=64)
-        if model == "tiny"
-        else dataclasses.replace(MODELS[model], vocab=setting.vocab)
-    )
+    decoder = setting.policy()
+    if model != "tiny":
+        decoder = dataclasses.replace(MODELS[model], vocab=setting.vocab)
     chosen = grid.arms(Size().steps, setting.target)[arm]
     parts = setup.build(setting.config(chosen, decoder, **Size()._asdict() | {"lr": 1e-30}))
     states, memory = [parts.fresh_state()], dict(parts.strategy.start)

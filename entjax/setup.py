@@ -61,7 +61,7 @@ class Parts(NamedTuple):
     @property
     def eval_task(self) -> Task:
         """Where held-out prompts come from, and how their answers are judged."""
-        return self.config.eval_task or self.config.task
+        return evaluated_task(self.config)
 
     def close(self) -> None:
         """End the verifiers' processes."""
@@ -185,7 +185,7 @@ def check_teacher(config: Config, objective: Objective) -> None:
 
 def make_scorers(config: Config) -> dict[str, Scorer]:
     """What judges the answers of a run: of its training task, and of its evaluation."""
-    task, held_out = config.task, config.eval_task or config.task
+    task, held_out = config.task, evaluated_task(config)
     train = scorer(task)
     same = held_out is task or (task.verifier is not None and task.verifier == held_out.verifier)
     return {"scorer": train, "eval_scorer": train if same else scorer(held_out)}
@@ -299,6 +299,11 @@ def make_for_sampler(config: Config, layout: Layout | None, model: nnx.Module) -
     return resharder(layout._replace(rules=config.sampler_sharding), nnx.split(model)[1], model.config.dtype)
 
 
+def evaluated_task(config: Config) -> Task:
+    """Where held-out prompts come from."""
+    return config.eval_task or config.task
+
+
 def training_task(config: Config) -> Task:
     """What is trained on: the task, without its last examples where they are the evaluation's."""
     task = config.task
@@ -314,7 +319,7 @@ def training_task(config: Config) -> Task:
 def eval_examples(config: Config) -> list[Example]:
     """Fixed held-out prompts: the first of `eval_task`; without one, of an endless training task far beyond what a run consumes,
     of another the last ones, at most half, which `training_task` leaves out."""
-    task, count = config.eval_task or config.task, config.eval_prompts
+    task, count = evaluated_task(config), config.eval_prompts
     if task.size is None:
         indices = range(EVAL_START, EVAL_START + count)
     elif config.eval_task is None:

@@ -51,7 +51,7 @@ def reward_to_go(
 def whiten(x: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
     """(x - mean) / sqrt(var + 1e-8) over the valid tokens, var with n - 1; 0 outside the mask."""
     spread = jnp.sqrt(masked.var(x, mask, ddof=1) + 1e-8)
-    return masked.keep(masked.centred(x, mask) / spread, mask)
+    return masked.centred(x, mask) / spread
 
 
 def is_alone(group: Array) -> Bool[Array, " B"]:

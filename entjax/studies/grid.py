@@ -58,11 +58,14 @@ class Setting(NamedTuple):
             eval_k=(1, 4, 16, 32), save_every=max(1, size["steps"]), log_samples=2, **size,
         )  # fmt: skip
 
+    def policy(self) -> models.DecoderConfig:
+        """The policy, some 150,000 parameters."""
+        return models.tiny(vocab=self.vocab, width=64, layers=3, heads=4, context=self.context)
+
     def warm_config(self, index: int) -> Config:
         """The supervised run that makes warm start `index`."""
-        tiny = models.tiny(vocab=self.vocab, width=64, layers=3, heads=4, context=self.context)
         return Config(
-            task=self.train(), model=tiny, seed=100 + index, sft_steps=self.sft_steps, sft_batch=128, sft_lr=3e-3,
+            task=self.train(), model=self.policy(), seed=100 + index, sft_steps=self.sft_steps, sft_batch=128, sft_lr=3e-3,
             max_new_tokens=self.max_new_tokens, steps=0, eval_prompts=32, eval_samples=8, eval_k=(1, 8),
         )  # fmt: skip
 
@@ -81,29 +84,9 @@ def settings() -> dict[str, Setting]:
     found = (
         Setting("easy", countdown(3, "train"), countdown(3, "eval"), 19, 64, 19, 0.18, shipped=shipped),
         Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.24, sft_steps=1200),
-        Setting(
-            "chain_sum",
-            lambda: chain_sum(1),
-            lambda: chain_sum(2),
-            19,
-            64,
-            8,
-            0.7,
-            sft_steps=400,
-            note=STALLED,
-        ),
-        Setting(
-            "palindrome",
-            lambda: palindrome(1),
-            lambda: palindrome(2),
-            29,
-            64,
-            12,
-            0.63,
-            sft_steps=400,
-            note=STALLED,
-        ),
-    )
+        Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, 0.7, 400, note=STALLED),
+        Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, 0.63, 400, note=STALLED),
+    )  # fmt: skip
     return {setting.name: setting for setting in found}
 
 

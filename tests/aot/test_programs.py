@@ -53,7 +53,7 @@ def test_the_update_that_runs_is_the_one_that_is_compiled(recipe, minibatches, w
     rollout = to_rollout(harvest, rows=ROWS, length=LENGTH, temperature=1.0)
     pack = parts.layout.pack(parts.plan(rollout))
     rollout = parts.layout.rollout(parts.score(state, rollout, pack))
-    parts.scorer.close()
+    parts.close()
     same_arguments(programs.scored_rollout(plan), rollout)
     full_rows = programs.packed(plan)  # other shapes than this batch's, the same places
     planned = programs.pack_shapes(plan, full_rows)

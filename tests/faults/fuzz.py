@@ -104,7 +104,7 @@ def attempt(folder, mutation, run):
     started, real = time.process_time(), training.train
 
     def only_build(config, workdir, **_):
-        setup.build(config).scorer.close()
+        setup.build(config).close()
         return {"before": {}, "after": {}, "step": 1}
 
     def one_step(config, workdir, **options):

@@ -92,7 +92,7 @@ def first_finding(objective, spoil=lambda state, rollout: (state, rollout)):
     harvest = parts.strategy(parts.tools(state.params, 0), parts.stream.next(), 0, {})
     rollout = to_rollout(harvest, rows=8, length=16, temperature=1.0)
     rollout = rollout.replace(reward=jnp.arange(8, dtype=jnp.float32) % 2)
-    parts.scorer.close()
+    parts.close()
     found = diagnose(parts, *spoil(state, rollout))
     return str(found[0]) if found else ""
 

@@ -48,7 +48,7 @@ def harvest_of(c, step=0):
     parts = setup.build(c)
     state = parts.fresh_state()
     harvest = parts.strategy(parts.tools(state.params, step), parts.stream.at(0), step, {})
-    parts.scorer.close()
+    parts.close()
     return parts, state, harvest
 
 
@@ -143,7 +143,7 @@ def test_7_dynamic_sampling_draws_again():
     for rounds in (0, 2):
         parts = setup.build(config(task=never, eval_task=config().task, dynamic_sampling=rounds))
         parts.strategy(parts.tools(parts.fresh_state().params, 0), parts.stream.next(), 0, {})
-        parts.scorer.close()
+        parts.close()
         drawn.append(parts.stream.state()["position"])
     assert drawn == [2, 2 + 2 * 2]  # both groups, twice
 

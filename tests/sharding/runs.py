@@ -62,7 +62,7 @@ def one_step(c, weights=None, packed=False):
     rollout = parts.score(state, rollout.replace(reward=reward), pack)
     tokens = np.asarray(rollout.tokens)
     state, metrics = parts.step(state, rollout, pack)
-    parts.scorer.close()
+    parts.close()
     gradient = jax.tree.map(lambda old, new: old - new, before, jax.device_get(state.params))
     return tokens, float(metrics["loss"]), gradient, before
 

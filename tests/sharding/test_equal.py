@@ -61,7 +61,7 @@ def test_families_stay_on_the_devices_of_their_rows(small_pieces, minibatches):
     c = config(mesh={"fsdp": 4, "tensor": 2}, minibatches=minibatches)
     parts = setup.build(c)
     harvest = parts.strategy(parts.tools(parts.fresh_state().params, 0), parts.stream.next(), 0, {})
-    parts.scorer.close()
+    parts.close()
     rollout = to_rollout(harvest, rows=ROWS, length=LENGTH, temperature=1.0)
     pack = parts.layout.pack(parts.plan(rollout))
     rollout = parts.layout.rollout(rollout)

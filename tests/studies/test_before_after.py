@@ -24,7 +24,7 @@ def parts():
         )
     )
     yield made
-    made.scorer.close()
+    made.close()
 
 
 def test_accuracies_are_of_their_answers(parts, monkeypatch, tmp_path):
