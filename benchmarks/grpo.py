@@ -10,16 +10,16 @@ from benchmarks.peers import peer
 from benchmarks.work import MODELS, WORK, fresh_state, make_model, make_trainer, rollout_of, work_flops
 
 
-def rows(models=("4.2M", "30M"), works=("a", "b", "c"), rounds=5, peers=False):
+def rows(models=("4.2M", "30M"), works=("a", "b", "c"), rounds=5, peers=False, only=""):
     """The base is entjax. Beside it, itself without what makes it fast (plain rows, a scoring pass), or with `peers` TRL and
-    Tunix on the same weights, prompts and sizes: their ratios say how many times longer they take."""
+    Tunix (`only=trl`: one of them) on the same weights, prompts and sizes: their ratios say how many times longer they take."""
     for model in models:
         for name in works:
             work, config = WORK[name], MODELS[model]
             decoder = make_model(config, work.eos_every)
             fast = make_trainer(decoder)
             completion = count_tokens(fast, decoder, work)
-            others = peer.start(decoder, work, "grpo") if peers else {}
+            others = peer.start(decoder, work, "grpo", only) if peers else {}
             slow = make_trainer(decoder, packed=False, scored=True)
             programs = {"entjax": whole_step(fast, decoder, work)} | (
                 {label: other.step for label, other in others.items()}
@@ -27,7 +27,7 @@ def rows(models=("4.2M", "30M"), works=("a", "b", "c"), rounds=5, peers=False):
             )
             try:
                 yield Row(
-                    f"GRPO {name}, {model}" + (", peers" if peers else ""),
+                    f"GRPO {name}, {model}" + (", peers" if peers else "") + (f", {only}" if only else ""),
                     "one whole step: rollout, rewards, update; float32",
                     {**work._asdict(), "model": model}, programs, "entjax",
                     work_flops(config, work, completion), rounds,

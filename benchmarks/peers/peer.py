@@ -74,10 +74,13 @@ def job_of(decoder: Any, work: Any, what: str, lr: float = 0.0) -> dict[str, Any
     }  # fmt: skip
 
 
-def start(decoder: Any, work: Any, what: str) -> dict[str, Peer]:
-    """Both peers on the same weights and prompts, by the names that rows show."""
+def start(decoder: Any, work: Any, what: str, only: str = "") -> dict[str, Peer]:
+    """Both peers on the same weights and prompts, by the names that rows show; or `only` one, where memory is too small."""
     job = job_of(decoder, work, what)
-    return {label: Peer(name, f"{name}_driver.py", job) for label, name in LABELS[what].items()}
+    chosen = {label: name for label, name in LABELS[what].items() if only in ("", name)}
+    if not chosen:
+        raise ValueError(f"There is no peer {only!r}; only= is one of {', '.join(LABELS[what].values())}.")
+    return {label: Peer(name, f"{name}_driver.py", job) for label, name in chosen.items()}
 
 
 def folder() -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 Result = Mapping[str, Any]
 MEASURES = ("pass@1", "pass@4", "pass@16", "pass@32", "distinct_correct", "entropy")
@@ -22,6 +23,11 @@ class Spread(NamedTuple):
     mean: float
     error: float
     n: int
+
+    @property
+    def margin(self) -> float:
+        """Half the width of the 95% confidence interval of Student's t; infinite for fewer than three runs."""
+        return float(stats.t.ppf(0.975, self.n - 1)) * self.error if self.n >= 3 else float("inf")
 
     def __str__(self) -> str:
         if not self.n:

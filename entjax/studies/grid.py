@@ -70,10 +70,11 @@ class Setting(NamedTuple):
         )  # fmt: skip
 
 
-# At five times the learning rate a run of GRPO on chain_sum falls to a pass@1 of 0.003.
+# At five times the learning rate a run of GRPO on chain_sum falls to a pass@1 of 0.003. Longer warm starts (1500 steps on
+# palindrome, 220 and 800 on chain_sum with one digit) begin at pass@1 0.90, 0.46 and 0.97, and GRPO does not lift these either.
 STALLED = (
-    " GRPO hardly learns here in so many steps, and its entropy stays above that target: arms that hold an entropy spend what"
-    " GRPO keeps. The setting says which of them can hold one, not what that is good for."
+    " GRPO hardly learns here in so many steps and loses little entropy, so the target lies between its start and its end: the"
+    " setting says which arms keep what they start with, not what that is good for."
 )
 
 
@@ -84,8 +85,8 @@ def settings() -> dict[str, Setting]:
     found = (
         Setting("easy", countdown(3, "train"), countdown(3, "eval"), 19, 64, 19, 0.18, shipped=shipped),
         Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.24, sft_steps=1200),
-        Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, 0.7, 400, note=STALLED),
-        Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, 0.63, 400, note=STALLED),
+        Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, 0.83, 400, note=STALLED),
+        Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, 0.8, 400, note=STALLED),
     )  # fmt: skip
     return {setting.name: setting for setting in found}
 
@@ -112,6 +113,8 @@ def arms(steps: int, target: float) -> dict[str, Arm]:
         "skywork": Arm("skywork", {"target": target, "delta": 5e-3, "high": 0.2}, target),
         "targeted_entropy": Arm("targeted_entropy", {"target": target, "coef": 0.02}, target),
         "dcpo": Arm("dcpo", {"target": target}, target),
+        "entropic_balance": Arm("entropic_balance", {"target": target}, target),
+        "entropy_trl": Arm("entropy_trl", {"target": target}, target),
         "dr_grpo": Arm("dr_grpo", {"length": 19}),
         "dapo": Arm("dapo", {"max_length": 64, "buffer": 8}),
     }
@@ -127,8 +130,13 @@ def _band(start: float, end: float, steps: int, width: float = 0.1) -> Arm:
     )
 
 
-DECAYS = ("entropy_budget_decay", "entropic_decay", "entrocraft_decay")
 FIRST = ("grpo", "entropy_budget", "steer", "kl_cov", "clip_cov", "aepo", "entropic", "siren", "entrocraft")
+COMPARED = (
+    *FIRST,
+    "entropy_budget_decay",
+    "entropic_decay",
+    "entrocraft_decay",
+)  # in full; others with a row each
 
 
 # Two data sets of reasoning-gym, their prompts without the sentence around them --------------------------------------------

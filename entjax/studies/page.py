@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from entjax import methods
 from entjax.studies import pictures
 from entjax.studies.claims import CLAIMS
 from entjax.studies.compare import (
@@ -21,7 +22,7 @@ from entjax.studies.compare import (
     spread,
     twins,
 )
-from entjax.studies.grid import DECAYS, FIRST, settings
+from entjax.studies.grid import COMPARED, settings
 
 IDENTITY = ("setting", "arm", "warm", "seed", "steps", "prompts", "samples", "lr", "eval_prompts", "options")
 
@@ -47,21 +48,21 @@ Written from [study.json](study.json) by `python -m entjax.studies.run --minutes
 A policy of 150,000 parameters learns from verified rewards. All arms of a setting have the same number of steps, prompts and
 samples (AEPO samples a quarter more, by its nature), the same learning rate, and are paired by warm start and seed. Evaluation:
 128 prompts that no run trains on, 32 samples each. Options that carry the scale of a language model are scaled to this one
-(`entjax/studies/grid.py` has them all). A number is the mean over the runs ± its standard error. What a step of an arm costs is
-measured apart, in one run ([performance.md](performance.md), rows *recipes*): these runs shared their machine with other work.
+(`entjax/studies/grid.py` has them all). A number is the mean over the runs ± its standard error. A difference holds where the 95%
+confidence interval of its mean (Student's t, so four standard errors with three pairs) leaves out 0. What a step of an arm costs
+is measured apart, in one run ([performance.md](performance.md), rows *recipes*): these runs shared their machine with other work.
 
 """
 
 
 def write(results: Sequence[Result], docs: Path) -> None:
     """The page and the pictures."""
-    order = {name: i for i, name in enumerate((*FIRST, *DECAYS))}
     known = settings()
-    names = sorted({r["arm"] for r in results}, key=lambda n: (order.get(n, len(order)), n))
     text = HEAD
     for setting in (name for name in known if any(r["setting"] == name for r in results)):
         here, target = [r for r in results if r["setting"] == setting], known[setting].target
-        arms = [name for name in names if any(r["arm"] == name for r in here)]
+        arms = [name for name in COMPARED if any(r["arm"] == name for r in here)]
+        others = sorted({r["arm"] for r in here} - set(COMPARED))
         entropy, frontier = f"study-{setting}-entropy.png", f"study-{setting}-frontier.png"
         pictures.entropies(here, arms, docs / "images" / entropy)
         pictures.frontier(here, arms, docs / "images" / frontier)
@@ -69,6 +70,11 @@ def write(results: Sequence[Result], docs: Path) -> None:
         text += f"{table(here, arms, target)}\n\n"
         text += f"![Entropy of each arm beside GRPO's](images/{entropy})\n\n![pass@1 and pass@32](images/{frontier})\n\n"
         text += f"{matched(here, arms)}\n\n{verdicts(here, arms)}\n\n"
+        if others:
+            picture = f"study-{setting}-family.png"
+            pictures.differences(here, others, docs / "images" / picture)
+            text += f"### {setting}: the rest of the family\n\n{family(here, others)}\n\n"
+            text += f"![Where every recipe ends, beside GRPO](images/{picture})\n\n"
     (docs / "study.md").write_text(text.rstrip() + "\n")
 
 
@@ -132,6 +138,30 @@ def matched(runs: Sequence[Result], arms: Sequence[str]) -> str:
                  gain_at(pairs, "pass@1", "distinct_correct")]  # fmt: skip
         lines.append(f"| {name} | " + " | ".join(f.signed() for f in found) + " |")
     return "\n".join(lines) + "\n\nA dash: GRPO never came to that entropy or pass@1."
+
+
+def family(runs: Sequence[Result], arms: Sequence[str]) -> str:
+    """One row a recipe: where it intervenes, its end, and its end minus GRPO's; clear differences in bold."""
+    counted = [(name, twins(runs, name)) for name in arms]
+    intro = (
+        "Every other recipe with its options as published, unless `grid.py` scales them. Sorted by pass@32. Bold: the confidence "
+        "interval leaves out 0, which chance alone brings about in one of twenty numbers."
+    )
+    head = "|".join(
+        ["", "intervenes at", "runs", "pass@1", "pass@32", "entropy", "pass@1, minus GRPO", "pass@32, minus GRPO",
+         "entropy, minus GRPO", "pass@32, equal pass@1", ""]
+    )  # fmt: skip
+    rows = []
+    for name, pairs in counted:
+        mine = [r for r in runs if r["arm"] == name]
+        ends = [over(mine, lambda r, m=m: final(r)[m]) for m in ("pass@1", "pass@32", "entropy")]
+        found = [gain(pairs, m) for m in ("pass@1", "pass@32", "entropy")] + [
+            gain_at(pairs, "pass@1", "pass@32")
+        ]
+        bold = lambda f: f"**{f.signed()}**" if abs(f.mean) > f.margin else f.signed()
+        cells = [name, methods.method(mine[0]["recipe"]).places or "-", len(mine), *ends, *map(bold, found)]
+        rows.append((-ends[1].mean, "| " + " | ".join(map(str, cells)) + " |"))
+    return "\n".join([intro, "", head[:-1] + "|", "|" + "---|" * 10, *(row for _, row in sorted(rows))])
 
 
 def verdicts(runs: Sequence[Result], arms: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from entjax.studies.compare import Result, final, smooth, targets
+from entjax.studies.compare import Result, final, gain, smooth, targets, twins
 
 COLORS = ("#d1495b", "#1f6feb", "#2a9d8f", "#e9a03b", "#7b5ea7", "#555555", "#c2185b", "#6d8f00", "#00838f")
 
@@ -60,6 +60,29 @@ def frontier(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
     axis.grid(alpha=0.2)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False)
+    return _save(figure, path)
+
+
+def differences(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
+    """pass@1 and pass@32 at the end, both minus GRPO's of the same warm start and seed; color: entropy, minus GRPO's."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(9, 6.5), layout="constrained")
+    found = {name: [gain(twins(runs, name), m) for m in ("pass@1", "pass@32", "entropy")] for name in arms}
+    x, y, h = (np.array([gains[i].mean for gains in found.values()]) for i in range(3))
+    dx, dy = (np.nan_to_num([gains[i].error for gains in found.values()]) for i in range(2))
+    axis.errorbar(x, y, xerr=dx, yerr=dy, fmt="none", ecolor="#cccccc", linewidth=0.7, zorder=1)
+    limit = float(np.nanmax(np.abs(h))) or 1.0
+    dots = axis.scatter(
+        x, y, c=h, cmap="coolwarm_r", vmin=-limit, vmax=limit, s=28, edgecolors="#444444", linewidths=0.5
+    )
+    for name, left, up in zip(found, x, y, strict=True):
+        axis.annotate(name, (left, up), fontsize=6, xytext=(4, 2), textcoords="offset points")
+    axis.axhline(0, color="#9a9a9a", linewidth=0.7)
+    axis.axvline(0, color="#9a9a9a", linewidth=0.7)
+    figure.colorbar(dots, label="entropy at the end, minus GRPO's (nats)")
+    axis.set_xlabel("pass@1 at the end, minus GRPO's")
+    axis.set_ylabel("pass@32 at the end, minus GRPO's")
+    axis.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
 
 

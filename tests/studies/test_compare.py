@@ -59,6 +59,8 @@ def test_spread_smooth_distance():
     found = compare.spread([1.0, 2.0, 3.0, float("nan")])
     np.testing.assert_allclose([found.mean, found.error], [2.0, 1 / math.sqrt(3)])
     assert (found.n, str(compare.spread([]))) == (3, "-")
+    np.testing.assert_allclose(found.margin, 4.302653 / math.sqrt(3), rtol=1e-6)  # t_2 at .975, from a table
+    assert math.isinf(compare.spread([1.0, 1.1]).margin)
     np.testing.assert_allclose(compare.smooth([1.0, 3.0, 5.0, 7.0], 2), [1, 2, 4, 6])
     steady = run("aepo", 0, [0.4, 0.5], [0.3, 0.2], target=0.2, curve=[0.3] * 10 + [0.21] * 40)
     np.testing.assert_allclose(compare.distance(steady), 0.05)
@@ -71,8 +73,9 @@ def test_spread_smooth_distance():
 
 
 @pytest.mark.parametrize("ends,want", [([0.6, 0.61, 0.62], claims.HOLDS), ([0.3, 0.31, 0.32], claims.FAILS),
-                                       ([0.4, 0.5, 0.6], claims.UNSEEN), ([0.6, 0.61], claims.UNSEEN)])  # fmt: skip
-def test_a_verdict_needs_three_pairs_and_two_standard_errors(ends, want):
+                                       ([0.4, 0.5, 0.6], claims.UNSEEN), ([0.6, 0.61], claims.UNSEEN),
+                                       ([0.51, 0.53, 0.55], claims.UNSEEN)])  # fmt: skip
+def test_a_verdict_needs_three_pairs_and_an_interval_without_0(ends, want):
     pairs = [
         r
         for s, end in enumerate(ends)
@@ -96,10 +99,14 @@ def test_the_law_is_found_in_runs_that_follow_it():
 def test_the_page_is_written_from_the_json_alone(tmp_path):
     runs = [run(arm, s, [0.4, 0.6], [0.3, 0.1 if arm == "grpo" else 0.18], target=None if arm == "grpo" else 0.18)
             for arm in ("grpo", "entropy_budget") for s in range(3)]  # fmt: skip
+    runs += [run("qae", s, [0.4, 0.5 + 0.01 * s], [0.3, 0.1]) | {"recipe": "qae"} for s in range(3)]
     (tmp_path / "study.json").write_text(json.dumps({"runs": runs}))
     again = page.collect(tmp_path / "no-cells", tmp_path / "study.json")
     assert sorted(map(json.dumps, again)) == sorted(map(json.dumps, runs))
     page.write(again, tmp_path)
     text = (tmp_path / "study.md").read_text()
     assert "| entropy_budget | 3 | 0.600 ± 0.000 |" in text
+    assert "| qae | advantage, clip | 3 | 0.510 ± 0.006 |" in text
+    assert "| **-0.090 ± 0.006** | +0.000 ± 0.000 |" in text  # clear, and none
     assert (tmp_path / "images" / "study-easy-entropy.png").stat().st_size > 10_000
+    assert (tmp_path / "images" / "study-easy-family.png").stat().st_size > 10_000
