@@ -24,6 +24,7 @@ from entjax.rollouts import Strategy, as_strategy, groups
 from entjax.rollouts.harvest import Tools, same_text
 from entjax.rollouts.stepper import Stepper
 from entjax.sampler import Sampler, Sampling, Shapes, make_sampler
+from entjax.sampler.shapes import Bucket
 from entjax.sharding import Layout, MeshError, beside, mirror, resharder
 from entjax.step import TrainState, make_score, make_train_step, state_of
 from entjax.tasks import Example, Scorer, Task, Tokenizer, scorer
@@ -105,7 +106,7 @@ class Parts(NamedTuple):
         def draw(count: int) -> list[Example]:
             return self.stream.take(count)
 
-        def of(sampler: Sampler, params: Any, teacher: Tools | None = None) -> Tools:
+        def of(sampler: Sampler, params: Any, base: Any, teacher: Tools | None = None) -> Tools:
             def generate(tokens: Sequence[Sequence[int]], *, samples=n, prompt_ids=None, temperature=policy_temperature,
                          rules=rules, key=base):  # fmt: skip
                 how = Sampling(c.max_new_tokens, temperature, rules, (), c.stop)
@@ -122,7 +123,10 @@ class Parts(NamedTuple):
         text, seed = self.tokenizer, (c.seed, step, int(held_out))
         task, judge = (self.eval_task, self.eval_scorer) if held_out else (c.task, self.scorer)
         score, canonical = distributed.scoring(judge.score), task.canonical or same_text
-        return of(self.sampler, params, None if taught is None else of(*taught))
+        # A teacher numbers its prompts from 0 too; with the same key an equal model would write the student's text.
+        return of(
+            self.sampler, params, base, None if taught is None else of(*taught, jax.random.fold_in(base, 1))
+        )
 
     def encode(self, example: Example) -> list[int]:
         """The prompt's token ids, through the chat template where the tokenizer has one."""
@@ -141,7 +145,7 @@ def build(config: Config) -> Parts:
         "pad_id": tokenizer.pad_id,
         "text": tokenizer.decode,
         "rows_sharding": layout and layout.rows,
-        "shapes": Shapes(at_once=config.sampler_rows),
+        "shapes": Shapes(at_once=config.sampler_rows, rows=batches(config)),
     }
     teacher = None
     if config.teacher:
@@ -171,6 +175,25 @@ def build(config: Config) -> Parts:
     )  # fmt: skip
     check_prompts(parts)
     return parts
+
+
+def batches(config: Config) -> Bucket:
+    """Numbers of prompts and rows that are compiled: those of every batch as they are; others, of groups that are drawn again or
+    of branches, as a power of two or half more."""
+    c = config
+    whole = {
+        c.prompts,
+        c.prompts * c.samples,
+        c.eval_prompts,
+        c.eval_prompts * c.eval_samples,
+        c.sampler_rows,
+    }
+
+    def bucket(size: int) -> int:
+        power = 1 << max(size - 1, 0).bit_length()
+        return size if size in whole else 3 * power // 4 if power >= 4 and size <= 3 * power // 4 else power
+
+    return bucket
 
 
 def check_teacher(config: Config, objective: Objective) -> None:

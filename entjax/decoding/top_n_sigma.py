@@ -33,6 +33,7 @@ def top_n_sigma(n: float = 1.0) -> Transform:
 
 
 def _update(logits, state, context):
-    sigma = masked.std(logits, logits > vocab.FORBIDDEN, axis=-1, ddof=1, keepdims=True)
+    # A rule before this one may have divided by a temperature.
+    sigma = masked.std(logits, logits > vocab.FORBIDDEN / 1000, axis=-1, ddof=1, keepdims=True)
     keep = logits >= jnp.max(logits, axis=-1, keepdims=True) - state.n * sigma
     return jnp.where(keep, logits, -jnp.inf), state

@@ -4,13 +4,12 @@
     branch iff clip((u + w dH) max(0, 1 - penalty c), 0, 1) >= p,  u uniform
 
 H_root and H_tool are the segment entropies of one more trajectory: of its first turn, and the mean over its turns. c counts the
-rounds in a row in which the prompt got a new row (a restart counts; rounds in which nobody got one do not): with penalty 0.05
-and p 0.5 branching is impossible from c = 10 on. Rows and restarts as in arpo. Mask: the model's own
-tokens of the whole row, shared prefixes included.
+rounds in a row in which the prompt got a new row (a restart counts): with penalty 0.05 and p 0.5 branching is impossible from
+c = 10 on. Rows and restarts as in arpo. Mask: the model's own tokens of the whole row, shared prefixes included.
 
 Defaults (released script): beam 2, p 0.5, w 0.2, penalty 0.05, gain 0.5; with `monitor=False`, as the script has it, `initial`
 trajectories start (6 of 12). The inequality is ARPO's turned round; both agree at p = 0.5 only. Differences: the probe is not
-cut at 50 tokens.
+cut at 50 tokens; in the release a round in which no prompt of the batch got a row leaves every c as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from entjax.rollouts import environment as turns
-from entjax.rollouts.arpo import Plan, check, explore, segment_entropy
+from entjax.rollouts.arpo import Plan, check, explore, randoms, segment_entropy
 from entjax.rollouts.environment import Environment
 from entjax.rollouts.grown import Grown, grow_all
 from entjax.rollouts.harvest import Harvest, Strategy, Tools, stateless
@@ -41,6 +40,10 @@ def agentic(
 ) -> Strategy:
     """Entropy pre-monitoring, budget split and branch penalty."""
     check(initial, beam, probability, weight)
+    if monitor and initial is not None:
+        raise ValueError(
+            f"agentic: the probe decides how many trajectories start; initial={initial} needs monitor=False."
+        )
     if penalty < 0:
         raise ValueError(f"agentic needs penalty >= 0, got {penalty}.")
 
@@ -53,16 +56,16 @@ def agentic(
             if monitor:
                 root, tool, spent = probe(tools, environment, examples, numbers)
                 split = initial_rollouts(root, tool, tools.samples, gain)
-            plan = Plan(split, beam, decide, tools.random(step, int(numbers[0])))
+            plan = Plan(split, beam, decide, randoms(tools, step, numbers))
             grown = explore(tools, environment, examples, numbers, plan)
             counts = {**grown.counts, "initial": float(split.sum())}
             return grown.replace(computed=grown.computed + spent, counts=counts)
 
         return grow_all(tools, examples, tools.samples, grow)
 
-    hyper = {"environment": environment.name, "monitor": monitor, "initial": initial, "beam": beam,
-             "probability": probability, "weight": weight, "penalty": penalty, "gain": gain}  # fmt: skip
-    return stateless("agentic", collect, **in_world(environment), hyper=hyper)
+    hyper = {"monitor": monitor, "initial": initial, "beam": beam, "probability": probability, "weight": weight,
+             "penalty": penalty, "gain": gain}  # fmt: skip
+    return stateless("agentic", collect, **in_world(environment, hyper))
 
 
 def branches(u, rise, streak, weight: float, probability: float, penalty: float = 0.05) -> np.ndarray:

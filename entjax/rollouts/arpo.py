@@ -47,25 +47,13 @@ def arpo(
         start = tools.samples // 2 or 1 if initial is None else min(initial, tools.samples)
 
         def grow(tools: Tools, examples: Sequence[Example], numbers: np.ndarray) -> Grown:
-            random = tools.random(step, int(numbers[0]))
-            return explore(
-                tools,
-                environment,
-                examples,
-                numbers,
-                Plan(np.full(len(examples), start), beam, decide, random),
-            )
+            plan = Plan(np.full(len(examples), start), beam, decide, randoms(tools, step, numbers))
+            return explore(tools, environment, examples, numbers, plan)
 
         return grow_all(tools, examples, tools.samples, grow)
 
-    hyper = {
-        "environment": environment.name,
-        "initial": initial,
-        "beam": beam,
-        "probability": probability,
-        "weight": weight,
-    }
-    return stateless("arpo", collect, **in_world(environment), hyper=hyper)
+    hyper = {"initial": initial, "beam": beam, "probability": probability, "weight": weight}
+    return stateless("arpo", collect, **in_world(environment, hyper))
 
 
 def check(initial: int | None, beam: int, probability: float, weight: float) -> None:
@@ -94,7 +82,12 @@ class Plan(NamedTuple):
     initial: np.ndarray  # [prompts]
     beam: int
     decide: Callable[[float, float, int], Any]
-    random: np.random.Generator
+    random: list[np.random.Generator]  # one a prompt: what a prompt does not depend on who is in its block
+
+
+def randoms(tools: Tools, step: int, numbers: np.ndarray) -> list[np.random.Generator]:
+    """Random numbers for each prompt."""
+    return [tools.random(step, int(number)) for number in numbers]
 
 
 def explore(
@@ -124,7 +117,7 @@ def explore(
             if parent or roots
             else np.zeros(prompts, int)
         )
-        streak = np.where(got > 0, streak + 1, 0) if got.any() else streak
+        streak = np.where(got > 0, streak + 1, 0)
         counts["branches"] += len(parent)
         counts["restarts"] += len(roots)
         walk = _seat(tools, environment, examples, walk, names, (parent, roots, owner))
@@ -141,7 +134,7 @@ def _branch(
             continue
         free = [r for r in np.flatnonzero(owner == owner[row]) if tracks[r] is None and int(r) not in parent]
         for place in free[: plan.beam - 1]:
-            u = float(plan.random.uniform())
+            u = float(plan.random[owner[row]].uniform())
             if plan.decide(u, rise[row], int(streak[owner[row]])):
                 parent[int(place)] = row
     return parent

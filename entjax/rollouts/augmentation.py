@@ -9,13 +9,15 @@ Held-out prompts stay as they are; the release draws templates for them too. Mas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from entjax.rollouts.groups import groups
-from entjax.rollouts.harvest import Harvest, Memory, Strategy, as_strategy
+from entjax.rollouts.harvest import Harvest, Memory, Strategy, Tools, as_strategy
+from entjax.tasks import Example
 
 SLOT = "{prompt}"
 
@@ -50,24 +52,37 @@ def augmentation(
     inner = groups() if inner is None else as_strategy(inner)
 
     def collect(tools, examples, step, knobs, memory: Memory) -> tuple[Harvest, Memory]:
-        chosen = tools.random(step, 0xA06).integers(len(known), size=len(examples))
-        asked = [
-            e._replace(prompt=known[i].text.replace(SLOT, e.prompt))
-            for e, i in zip(examples, chosen, strict=True)
-        ]
-        harvest, memory = inner.collect(tools, asked, step, knobs, memory)
-        of = {example.prompt: known[i] for example, i in zip(asked, chosen, strict=True)}
-        formed = [
-            share_of_tags(text, of.get(e.prompt, Template(SLOT)).tags)
-            for e, text in zip(harvest.examples, harvest.texts, strict=True)
-        ]
-        reward = np.asarray(harvest.reward, np.float32) + np.float32(tags) * np.asarray(formed, np.float32)
-        metrics = {
-            **harvest.metrics,
-            "augmentation/format": float(np.mean(formed)),
-            "augmentation/right": float(np.mean(harvest.reward)),
-        }
-        return harvest._replace(reward=reward, metrics=metrics), memory
+        random, tags_of = tools.random(step, 0xA06), {}
+        seen: dict[str, list[float]] = {"format": [], "right": []}
+
+        def ask(fresh: Sequence[Example]) -> list[Example]:
+            chosen = [known[i] for i in random.integers(len(known), size=len(fresh))]
+            asked = [
+                e._replace(prompt=t.text.replace(SLOT, e.prompt)) for e, t in zip(fresh, chosen, strict=True)
+            ]
+            tags_of.update({e.prompt: t.tags for e, t in zip(asked, chosen, strict=True)})
+            return asked
+
+        def score(judge: Callable, examples: Sequence[Example], texts: Sequence[str]):
+            right, report = judge(examples, texts)
+            formed = [
+                share_of_tags(t, tags_of.get(e.prompt, ())) for e, t in zip(examples, texts, strict=True)
+            ]
+            seen["format"] += formed
+            seen["right"] += np.asarray(right, np.float64).tolist()
+            return np.asarray(right, np.float32) + np.float32(tags) * np.asarray(formed, np.float32), report
+
+        def in_templates(tools: Tools) -> Tools:
+            """Whatever `inner` draws and scores, also with the teacher."""
+            return tools._replace(
+                draw=lambda count: ask(tools.draw(count)),
+                score=functools.partial(score, tools.score),
+                teacher=tools.teacher and in_templates(tools.teacher),
+            )
+
+        harvest, memory = inner.collect(in_templates(tools), ask(examples), step, knobs, memory)
+        metrics = {f"augmentation/{name}": float(np.mean(values)) for name, values in seen.items() if values}
+        return harvest._replace(metrics={**harvest.metrics, **metrics}), memory
 
     hyper = {"templates": known, "inner": inner, "tags": tags}
     return inner._replace(name="augmentation", collect=collect, hyper=hyper)

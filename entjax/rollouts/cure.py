@@ -62,8 +62,10 @@ def cure(
         computed = int((roots.length - roots.prompt_length).sum())
         if not branches:
             return Grown(roots, computed)
-        random = tools.random(step, int(numbers[0]))
-        at = [_draw(roots, row, tools, random, k, characters, longest) for row in range(len(source))]
+        at = [
+            _draw(roots, row, tools, tools.random(step, int(number), int(sample)), k, characters, longest)
+            for row, (number, sample) in enumerate(zip(*names, strict=True))
+        ]
         parent = np.repeat(np.arange(len(source)), branches)
         start = (roots.prompt_length + np.asarray(at))[parent]
         sample = first + names[1][parent] * branches + np.arange(len(parent)) % branches

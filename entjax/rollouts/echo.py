@@ -1,8 +1,9 @@
 """ECHO's tree rollout (user683/ECHO): one completion a prompt, a branch of entropy-sized width, pruning by confidence.
 
 The base completion is watched through its top candidates; where rules.branch says so, branches start with the `width` likeliest
-tokens (the base's own is skipped), each continued by one sample. A base or branch that rules.prune gives up is cut behind that
-token. At most `samples` rows of a prompt are kept; plain samples fill up. See rollouts/echo_rules.py for the rules.
+tokens (the base's own is skipped, and one that would end the text), each continued by one sample. A base or branch that
+rules.prune gives up is cut behind that token, and no branch leaves a base there or later. At most `samples` rows of a prompt are
+kept; plain samples fill up. See rollouts/echo_rules.py for the rules.
 
 Mask: the whole completion of every row but the token that a branch was started with, which nobody sampled. Differences: the
 released sampler cannot run (a misspelt field, thresholds that exclude each other), here the thresholds are arguments; its
@@ -41,7 +42,8 @@ def echo(rules: EchoRules, *, prune: bool = True) -> Strategy:
         seen = fetch(state.rules["record"])
         bases = stepper.finish(state, numbers)
         computed = int((bases.length - bases.prompt_length).sum())
-        starts = [_branches(bases, row, seen, rules, n - 1) for row in every]
+        end = (*stepper.sampler.eos_ids, *stepper.how.stop_ids)
+        starts = [_branches(bases, row, seen, rules, end, prune)[: n - 1] for row in every]
         counts = {"branches": float(sum(map(len, starts))), "pruned": 0.0}
         parts = [_pruned(bases, every, seen, rules, counts)] if prune else [bases]
         if n > 1:
@@ -67,14 +69,22 @@ def echo(rules: EchoRules, *, prune: bool = True) -> Strategy:
     return stateless("echo", collect, hyper={**rules._asdict(), "prune": prune})
 
 
-def _branches(bases: Completions, row: int, seen, rules: EchoRules, most: int) -> list[tuple[int, list[int]]]:
+def _branches(
+    bases: Completions, row: int, seen, rules: EchoRules, end: Sequence[int], prune: bool
+) -> list[tuple[int, list[int]]]:
     """(where a branch leaves the base, the token that it starts with) of one base."""
     start, n = int(bases.prompt_length[row]), int(bases.length[row] - bases.prompt_length[row])
-    at, wide = echo_rules.branch(echo_rules.statistics(seen.logp[row, :n], rules), rules) if n else (-1, 0)
-    if at < 0:
+    if not n:
+        return []
+    stats = echo_rules.statistics(seen.logp[row, :n], rules)
+    at, wide = echo_rules.branch(stats, rules)
+    given_up = echo_rules.prune(stats, rules)[0] if prune else -1
+    if at < 0 or 0 <= given_up <= at:  # a branch shares what was given up
         return []
     likeliest = seen.tokens[row, at, :wide].tolist()
-    return [(start + at, [token]) for token in likeliest if token != bases.tokens[row, start + at]][:most]
+    return [
+        (start + at, [token]) for token in likeliest if token not in (bases.tokens[row, start + at], *end)
+    ]
 
 
 def _pruned(rows: Completions, which: np.ndarray, seen, rules: EchoRules, counts: dict) -> Completions:

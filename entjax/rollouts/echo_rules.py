@@ -49,6 +49,17 @@ class EchoRules(NamedTuple):
                 f"echo needs entropy_low < entropy_high and branch_threshold != 0, got {self.entropy_low}, "
                 f"{self.entropy_high}, {self.branch_threshold}."
             )
+        windows = (
+            self.entropy_window,
+            self.group_window,
+            self.tail_window,
+            self.logprob_top_k,
+            self.confidence_top_k,
+        )
+        if min(windows) < 1 or self.min_depth < 0:
+            raise ValueError(
+                f"echo needs windows and numbers of candidates from 1 and min_depth from 0, got {self}."
+            )
         if self.entropy_high > np.log(self.logprob_top_k):
             raise ValueError(
                 f"entropy_high={self.entropy_high} is above ln {self.logprob_top_k} = {np.log(self.logprob_top_k):.2f}, the "

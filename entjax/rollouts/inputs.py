@@ -2,7 +2,8 @@
 
     cluster [N]     canonical answers of a group as numbers: equal answers, equal ids; -1 where there is no answer
     copied [N]      the answer only repeats the question
-    turn [N, S]     the step of a completion that a token belongs to (steps end with the task's separator), -1 elsewhere
+    turn [N, S]     the step of a completion that a token belongs to (a step ends with a comma, full stop, semicolon or line), -1
+                    elsewhere
     think_end [N]   position of the </think> tag; the row's length where there is none
     diversity [N]   how unlike the group's other answers an answer is (hashed character trigrams; sets of steps)
     tool_calls [N], replayed [N], stored_advantage [N], tempered [N]   zero unless the rollout strategy says otherwise
@@ -68,8 +69,8 @@ def copied(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
 
 def turns(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
     c = harvest.completions
-    ends = np.array([tools.decode([i])[-1:] in SEPARATORS for i in range(int(c.tokens.max()) + 1)])
-    ended = np.cumsum((ends[c.tokens] & c.mask).astype(np.int32), axis=1)
+    ends = [i for i in np.unique(c.tokens[c.mask]).tolist() if tools.decode([i])[-1:] in SEPARATORS]
+    ended = np.cumsum((np.isin(c.tokens, ends) & c.mask).astype(np.int32), axis=1)
     step = np.concatenate([np.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1)
     return np.where(c.mask, step, -1).astype(np.int32)
 
@@ -111,11 +112,10 @@ def plans(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
         lower = text.lower()
         if not any(plan in lower for plan in PLANS):
             continue
-        start, spans, at = int(c.prompt_length[row]), [], 0
-        for token in c.completion(row):
-            piece = tools.decode([token])
-            spans.append((at, at + len(piece)))
-            at += len(piece)
+        start, tokens = int(c.prompt_length[row]), c.completion(row)
+        # Of prefixes: single tokens of a character that takes several have other texts than the whole.
+        ends = [len(tools.decode(tokens[: i + 1]).lower()) for i in range(len(tokens))]
+        spans = list(zip([0, *ends], ends, strict=False))
         for plan in PLANS:
             first = lower.find(plan)
             while first >= 0:

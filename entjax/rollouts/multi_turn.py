@@ -6,7 +6,8 @@ verifier sees the whole trajectory. For advantages.empg, regularizers.epo and re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def multi_turn(environment: Environment) -> Strategy:
     def collect(tools, examples, step, knobs) -> Harvest:
         return sample_turns(environment, tools, examples, 0)
 
-    return stateless("multi_turn", collect, **in_world(environment), hyper={"environment": environment.name})
+    return stateless("multi_turn", collect, **in_world(environment, {}))
 
 
 def sample_turns(
@@ -49,7 +50,8 @@ def sample_turns(
     return harvest._replace(metrics=metrics)
 
 
-def in_world(environment: Environment) -> dict:
-    """What a strategy declares that plays in an environment."""
+def in_world(environment: Environment, hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """What a strategy declares that plays in an environment, which is one of its settings."""
     sample = lambda tools, examples, first_id: sample_turns(environment, tools, examples, first_id)
-    return {"provides": turns.PROVIDES, "sample": sample}
+    hyper = {"environment": environment._asdict(), **hyper}
+    return {"provides": turns.PROVIDES, "sample": sample, "hyper": hyper}

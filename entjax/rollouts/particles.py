@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from entjax.rollouts.harvest import take
 from entjax.rollouts.rows import begin_rows
+from entjax.rollouts.stepper import LARGE
 from entjax.sampler import Completions, DecodeState, Sampler, Sampling
 from entjax.sampler.host import fetch
 
@@ -165,11 +166,19 @@ def particle_filter(
             jax.nn.softmax(weights / tau[:, None], axis=-1), jax.random.fold_in(key, step)
         )
         rows = (np.asarray(ancestor) + plan.particles * np.arange(len(prompts))[:, None]).ravel()
-        filler = np.arange(len(owner), len(state.length))
-        state = sampler.fork(state, np.concatenate([rows, filler]), state.key)  # a place keeps its key
+        rows = np.concatenate([rows, np.arange(len(owner), len(state.length))])
+        state = sampler.fork(state, rows, _keys(state, rows, step))
     best = np.asarray(jnp.argmax(weights, axis=-1)) + plan.particles * np.arange(len(prompts))
     out = dataclasses.replace(out, group=owner)
     return Search(out, np.asarray(weights), best, np.stack(ess), np.stack(temperatures))
+
+
+def _keys(state: DecodeState, rows: np.ndarray, step: int) -> Any:
+    """A place that goes on with its own particle keeps its key. Another would draw again, at the positions behind its shorter
+    ancestor, the numbers that made the particle which lost, so it gets a new one."""
+    new = jax.vmap(lambda key: jax.random.fold_in(key, LARGE + step))(state.key)
+    own = jnp.asarray(rows == np.arange(len(rows)))
+    return jnp.where(own, state.key, new)
 
 
 def _resume(sampler: Sampler, state: DecodeState, how: Sampling, plan: Plan) -> DecodeState:

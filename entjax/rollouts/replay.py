@@ -38,6 +38,10 @@ def replay(
             f"replay needs size, tolerate, history >= 1 and ready >= 0, got {size}, {tolerate}, {history}, {ready}."
         )
     inner = groups() if inner is None else as_strategy(inner)
+    if calls and "tool_calls" not in inner.provides:
+        raise ValueError(
+            f"replay: calls={calls} counts tool calls, and '{inner.name}' has none: use an inner strategy with tools."
+        )
 
     def collect(tools, examples, step, knobs, memory: Memory) -> tuple[Harvest, Memory]:
         fresh, within = inner.collect(tools, examples, step, knobs, inside(memory, "inner"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +21,21 @@ def begin_rows(
     samples: int = 1,
 ) -> DecodeState:
     """`samples` rows of every prompt next to each other, which would draw what `Sampler.generate` draws for them."""
+    if how.stop_strings:
+        raise ValueError(
+            f"A search stops at token ids: leave out stop_strings={how.stop_strings!r}, or name their tokens in stop_ids."
+        )
     total = len(prompts) * samples
     source = np.full(sampler.shapes.rows(total), -1, np.int32)
     source[:total] = np.repeat(np.arange(len(prompts)), samples)
     number = np.arange(len(source), dtype=np.int32) % samples
     keys = sequence_keys(key, np.int32(0), np.maximum(source, 0), number)
+    temperature = np.asarray(how.temperature, np.float64)
+    if temperature.shape not in ((), (total,)):
+        raise ValueError(
+            f"temperature must be one number or {total} of them, got the shape {temperature.shape}."
+        )
+    if temperature.shape:
+        filled = np.pad(temperature, (0, len(source) - total), constant_values=1.0)
+        how = dataclasses.replace(how, temperature=filled.tolist())
     return sampler.begin(sampler.prefill(params, prompts), how, source, keys)

@@ -6,6 +6,7 @@ can share). A row is named by (prompt id, sample number), as in `generate`, and 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entjax.sampler import Completions, DecodeState, Sampler, Sampling, sequence_keys
+from entjax.sampler.generate import check_room
 from entjax.sampler.host import fetch
 from entjax.sampler.state import by_row
 from entjax.sampler.stops import first_stop
@@ -66,7 +68,8 @@ class Stepper(NamedTuple):
         max_new_tokens until `reopen` says otherwise. `rules` go before the run's own decoding rules.
         """
         mine = [t for t in (rules, self.how.rules) if t is not None]
-        how = Sampling(self.how.max_new_tokens, self.how.temperature, chain(*mine) if mine else None)
+        how = dataclasses.replace(self.how, rules=chain(*mine) if mine else None)
+        check_room(self.sampler.config, max(map(len, prompts)), how)
         prefix = self.sampler.prefill(self.params, prompts)
         source = self._fill(source, FREE)
         request = self.sampler.request(how, source, self._keys(*names))

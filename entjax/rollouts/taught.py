@@ -7,8 +7,11 @@ and entropy of a taught row are the teacher's; the scoring pass adds the student
 
 from __future__ import annotations
 
+import numpy as np
+
 from entjax.rollouts.groups import groups
 from entjax.rollouts.harvest import Harvest, Memory, Strategy, as_strategy, join, regroup
+from entjax.rollouts.memory import inside, under
 
 
 def taught(share: float = 1.0, inner: Strategy | None = None) -> Strategy:
@@ -22,18 +25,36 @@ def taught(share: float = 1.0, inner: Strategy | None = None) -> Strategy:
             raise ValueError(
                 "taught() lets a teacher write and there is none: set teacher=FOLDER in the config."
             )
-        count = round(share * len(examples))
-        parts = []
-        if count:
-            found, memory = inner.collect(tools.teacher, examples[:count], step, knobs, memory)
-            parts.append(found)
-        if count < len(examples):
-            found, memory = inner.collect(tools, examples[count:], step, knobs, memory)
-            # More ids than `count` are taken where `inner` has drawn prompts again.
-            taken = int(parts[0].completions.group.max()) + 1 if parts else 0
-            parts.append(regroup(found, found.completions.group + taken))
+        count = taught_of(len(examples))
+        parts, kept = [], {}
+        for who, writer, mine in (
+            ("teacher", tools.teacher, examples[:count]),
+            ("student", tools, examples[count:]),
+        ):
+            if mine:
+                found, now = inner.collect(writer, mine, step, knobs, inside(memory, who))
+                parts.append(_behind(parts[-1], found) if parts else found)
+                kept |= under(who, now)
         metrics = {**parts[-1].metrics, "taught/share": count / len(examples)}
-        return join(parts)._replace(metrics=metrics), memory
+        return join(parts)._replace(metrics=metrics), kept
+
+    def taught_of(prompts: int) -> int:
+        return round(share * prompts)
+
+    def rows(prompts: int, samples: int) -> int:
+        parts = (taught_of(prompts), prompts - taught_of(prompts))
+        return sum(inner.rows(part, samples) for part in parts if part)
 
     hyper = {"share": share, "inner": inner}
-    return inner._replace(name="taught", collect=collect, hyper=hyper)
+    start = {**under("teacher", inner.start), **under("student", inner.start)}
+    return inner._replace(name="taught", collect=collect, rows=rows, start=start, hyper=hyper)
+
+
+def _behind(first: Harvest, second: Harvest) -> Harvest:
+    """The second with ids of groups and trajectories that begin where those of the first end."""
+    move = lambda ids, taken: np.asarray(ids + (taken.max(initial=-1) + 1), np.int32)
+    second = regroup(second, move(second.completions.group, first.completions.group))
+    if "trajectory" not in second.extra:
+        return second
+    ids = move(second.extra["trajectory"], first.extra["trajectory"])
+    return second._replace(extra={**second.extra, "trajectory": ids})

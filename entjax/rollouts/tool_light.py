@@ -68,8 +68,8 @@ def tool_light(
         both = Grown(merge([main.completions, rest.completions]), rest.computed, extra)
         return by_group(both.replace(counts={"branches": float(sum(map(len, points)))}))
 
-    hyper = {"environment": environment.name, "steps": steps, "branches": branches, "counts": tuple(counts)}
-    return stateless("tool_light", collect, **in_world(environment), hyper=hyper)
+    hyper = {"steps": steps, "branches": branches, "counts": tuple(counts)}
+    return stateless("tool_light", collect, **in_world(environment, hyper))
 
 
 def score(entropy: np.ndarray, counts: Sequence[int] = COUNTS) -> tuple[float, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from entjax.models import DecoderConfig
 from entjax.sampler.host import fetch
 from entjax.sampler.keys import sequence_keys
 from entjax.sampler.sampling import Sampling
@@ -68,12 +69,7 @@ def generate(
     """Sample `samples` completions of every prompt (token ids). A sequence depends on (key, step, prompt id, sample number)
     and its prompt only, not on what else is in the batch."""
     job = _job(prompts, how, key, step, samples, prompt_ids)
-    longest = int(job.length.max())
-    if longest < sampler.config.context < longest + how.max_new_tokens:
-        raise ValueError(
-            f"A prompt of {longest} tokens and {how.max_new_tokens} new ones exceed the model's context of "
-            f"{sampler.config.context}: lower max_new_tokens or filter the prompts."
-        )
+    check_room(sampler.config, int(job.length.max()), how)
     if how.stop_strings and sampler.text is None:
         raise ValueError(
             "stop_strings need the text of the tokens: make_sampler(..., text=tokenizer.decode)."
@@ -98,6 +94,15 @@ def generate(
             state, board = _shrink(sampler, state, board, out)
     _harvest(state, board, out)
     return Completions(**out, group=job.prompt)
+
+
+def check_room(config: DecoderConfig, longest: int, how: Sampling) -> None:
+    """Refuse prompts behind which the new tokens would leave the model's context."""
+    if longest < config.context < longest + how.max_new_tokens:
+        raise ValueError(
+            f"A prompt of {longest} tokens and {how.max_new_tokens} new ones exceed the model's context of {config.context}: "
+            "lower max_new_tokens or filter the prompts."
+        )
 
 
 def _run(sampler: Sampler, params: Any, state: DecodeState, board: Board, watched: bool) -> DecodeState:
@@ -196,18 +201,25 @@ def _board(rows: int) -> Board:
     return Board(np.full(rows, NOBODY), zeros(), zeros(), zeros(), zeros(), np.ones(rows, bool))
 
 
+def check_ids(prompts: Sequence, prompt_ids: Sequence[int] | None) -> np.ndarray:
+    """The prompts' ids, their numbers by default."""
+    ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
+    whole = ids.dtype.kind in "iu" and (not ids.size or -(2**31) <= ids.min() <= ids.max() < 2**31)
+    if not whole or ids.shape != (len(prompts),) or len(np.unique(ids)) != len(ids):
+        raise ValueError(
+            f"prompt_ids must be {len(prompts)} different whole numbers below 2^31, got {ids.tolist()}: sequences of one prompt "
+            "id and sample number draw the same tokens. For more completions of a prompt raise `samples`."
+        )
+    return ids
+
+
 def _job(prompts, how: Sampling, key, step: int, samples: int, prompt_ids) -> Job:
     """Lay the sequences out, the samples of a prompt next to each other."""
     if samples < 1 or not prompts:
         raise ValueError(
             f"generate() needs at least one prompt and one sample, got {len(prompts)} and {samples}."
         )
-    ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
-    if ids.shape != (len(prompts),) or len(np.unique(ids)) != len(ids):
-        raise ValueError(
-            f"prompt_ids must be {len(prompts)} different numbers, got {ids.tolist()}: sequences of one prompt id and sample "
-            "number draw the same tokens. For more completions of a prompt raise `samples`."
-        )
+    ids = check_ids(prompts, prompt_ids)
     total = len(prompts) * samples
     source = np.repeat(np.arange(len(prompts), dtype=np.int32), samples)
     temperature = np.asarray(how.temperature, np.float64)

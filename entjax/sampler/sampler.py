@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from entjax.models import Decoder, DecoderConfig
 from entjax.models.config import wide
 from entjax.sampler.device import Device, compile_for, row_shards
-from entjax.sampler.generate import generate
+from entjax.sampler.generate import check_room, generate
 from entjax.sampler.host import fetch
 from entjax.sampler.sampling import Sampling
 from entjax.sampler.shapes import Shapes, multiple_of
@@ -85,6 +85,7 @@ class Sampler(NamedTuple):
 
     def begin(self, prefix: Prefix, how: Sampling, rows: Sequence[int], key: Key[Array, " R"]) -> DecodeState:
         """A state with one row for each entry of `rows`, standing at the end of that prompt; keys from `sequence_keys`."""
+        check_room(self.config, int(fetch(prefix.length).max()), how)
         return self.device.begin(prefix, self.request(how, np.asarray(rows), key), self.slots(prefix, how))
 
     def slots(self, prefix: Prefix, how: Sampling) -> int:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from entjax.sampler.generate import check_ids
 from entjax.sampler.keys import sequence_keys
 from entjax.sampler.sampling import Sampling
 from entjax.sampler.state import Completions
@@ -67,7 +68,7 @@ class ServerSampler(NamedTuple):
             raise ValueError(
                 "A server samples from the policy itself and stops at token ids: leave out rules and stop_strings."
             )
-        ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
+        ids = check_ids(prompts, prompt_ids)
         source = np.repeat(np.arange(len(prompts)), samples)
         seeds = self._seeds(key, step, ids[source], np.tile(np.arange(samples), len(prompts)))
         temperature = np.broadcast_to(np.asarray(how.temperature, np.float64), len(source))

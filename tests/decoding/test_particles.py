@@ -1,5 +1,7 @@
 """Entropic particle filtering: the annealing's promises, unbiased resampling, and the search over a tiny decoder."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +102,47 @@ def test_steps_that_end_with_a_token_only_pause(world):
     assert len({tuple(np.diff(x)) for x in zip(*lengths)}) > 8  # steps of different lengths
     tokens = out.tokens[np.arange(32), out.prompt_length + np.asarray(lengths[0]) - 1]
     assert (np.isin(tokens, (*ends, EOS)) | (np.asarray(lengths[0]) == 4)).all()
+
+
+def test_a_place_that_takes_another_particle_draws_new_numbers(world):
+    """Under a uniform policy a draw is its random number. With the first particle copied everywhere, and steps that end anywhere,
+    a place comes by positions at which its own particle, now lost, had drawn."""
+    seen, even = [], world._replace(params=jax.tree.map(jnp.zeros_like, world.params))
+
+    def watch(owner, texts):
+        seen.append([list(text) for text in texts])
+        return np.full(len(texts), 0.5)
+
+    first = lambda probs, key: jnp.zeros(probs.shape, jnp.int32)
+    search(even, watch, resampling=first, ends=tuple(range(2, 9)), steps=5, tokens=6)
+    pairs = [
+        (lost[at], now[at])
+        for before, after in itertools.pairwise(seen)
+        for row, (lost, now) in enumerate(zip(before, after, strict=True))
+        for at in range(len(before[row - row % 8]), min(len(lost), len(now)))
+        if row % 8
+    ]
+    assert (
+        len(pairs) > 50 and np.mean([a == b for a, b in pairs]) < 0.15
+    )  # by chance 1 / 29; all of them with the old key
+
+
+def test_what_a_search_cannot_keep_is_refused(world):
+    run = lambda how, prompts=PROMPTS: particle_filter(
+        world.sampler,
+        world.params,
+        prompts,
+        how,
+        lambda owner, texts: np.zeros(len(texts)),
+        Plan(2, 2),
+        key=jax.random.key(3),
+    )
+    with pytest.raises(ValueError, match="stops at token ids"):
+        run(Sampling(max_new_tokens=4, stop_strings=("a",)))
+    with pytest.raises(ValueError, match="exceed the model's context"):
+        run(Sampling(max_new_tokens=world.model.config.context))
+    with pytest.raises(ValueError, match="one number or 32 of them"):
+        run(Sampling(max_new_tokens=4, temperature=[1.0, 2.0]))
 
 
 @pytest.mark.parametrize("annealing", [None, particles.by_ess])

@@ -108,7 +108,10 @@ def test_replay_forgets_what_is_old_and_may_ask_for_tool_calls():
     out = play(replay(scripted(steps), size=8, tolerate=2), steps)
     assert [h.metrics["replay/buffer"] for h, _ in out] == [2, 2, 2, 0, 0]
     assert set(out[2][1]["step"]) == {0}
-    called = play(replay(scripted(steps), size=8, calls=1), steps)
+    with pytest.raises(ValueError, match="has none: use an inner strategy with tools"):
+        replay(calls=1)
+    tooled = scripted(steps)._replace(provides=frozenset({"tool_calls"}))
+    called = play(replay(tooled, size=8, calls=1), steps)
     assert called[0][0].metrics["replay/buffer"] == 1  # of rows 1 and 2 only the first has an odd number
 
 
@@ -243,6 +246,26 @@ def test_a_group_shares_its_template():
     assert one.texts == same.texts and one.reward.tolist() == same.reward.tolist()
     with pytest.raises(ValueError, match="once"):
         augmentation(["no slot"])
+
+
+def test_what_a_strategy_draws_again_is_asked_through_a_template_too():
+    """A tag that cannot occur: no row of any inner strategy has the reward of its format, replayed ones neither."""
+    never = [Template("={prompt}", ("\x00",))]
+    drawn = world.collect(augmentation(never, groups(resample=1)), samples=2)
+    assert drawn.metrics["augmentation/format"] == 0 and not drawn.reward.any()
+    assert all(e.prompt.startswith("=") for e in drawn.examples)
+    tools, found = world.tools(samples=2), []
+
+    def twice(tools, examples, step, knobs, memory):
+        """Scores what was scored before, as a strategy with a memory may."""
+        harvest = groups()(tools, examples, step, knobs)
+        found.append(tools.score(harvest.examples, harvest.texts)[0])
+        return harvest, memory
+
+    inner = groups()._replace(collect=twice)
+    harvest = augmentation([Template("={prompt}", ("1",))], inner)(tools, world.examples(), 0, {})
+    np.testing.assert_array_equal(found[0], harvest.reward)
+    assert 0 < harvest.reward.sum() < len(harvest.reward)
 
 
 def odd_texts(**changes):

@@ -21,6 +21,7 @@ from entjax.rollouts import (
     tree,
     votes,
 )
+from entjax.setup import batches
 from tests.rollouts import world
 
 RULES = EchoRules(
@@ -219,6 +220,58 @@ def test_echo_starts_branches_with_the_likeliest_tokens():
         ).sum()
         assert rank < RULES.max_branches
         assert c.logp[row, at] == 0
+
+
+def test_no_echo_branch_shares_what_was_given_up_or_starts_with_an_end():
+    """With much pruning every branch still holds the token that it was started with, and nothing is sampled behind an EOS."""
+    wide = RULES._replace(prune_threshold=2.1, min_depth=3, max_branches=12, min_branches=8)
+    eos, branches, pruned = world.parts().tokenizer.eos_id, 0, 0
+    for step in range(3):
+        harvest = world.collect(echo(wide), step=step)
+        c = harvest.completions
+        position = np.arange(c.tokens.shape[1])[None]
+        inside = (position >= c.prompt_length[:, None]) & (position < c.length[:, None])
+        assert (inside & ~c.mask).sum() == harvest.metrics["sampling/branches"]
+        before_last = inside & (position < c.length[:, None] - 1)
+        assert not (before_last & (c.tokens == eos)).any()
+        branches, pruned = (
+            branches + harvest.metrics["sampling/branches"],
+            pruned + harvest.metrics["sampling/pruned"],
+        )
+    assert branches >= 3 and pruned >= 3
+    with pytest.raises(ValueError, match="windows"):
+        echo(RULES._replace(group_window=0))
+
+
+@pytest.mark.parametrize("name", ["cure", "arpo", "agentic", "tree"])
+def test_rows_do_not_depend_on_how_many_are_sampled_at_once(name):
+    """`sampler_rows` may change when a run goes on, so it must not change what is sampled."""
+    whole, blocks = (world.collect(BRANCHING[name], sampler_rows=rows) for rows in (1024, world.SAMPLES))
+    assert whole.texts == blocks.texts
+    np.testing.assert_array_equal(whole.completions.mask.sum(1), blocks.completions.mask.sum(1))
+
+
+def test_prompts_without_room_are_refused_before_anything_is_sampled():
+    long = [e._replace(prompt=(e.prompt * 12)[:80]) for e in world.examples()]
+    for strategy in (groups(), tree(forks=2, branches=2), multi_turn(STEPS)):
+        with pytest.raises(ValueError, match="exceed the model's context of 96"):
+            strategy(world.tools(), long, 0, {})
+
+
+def test_the_environment_is_part_of_what_was_run():
+    runs = [multi_turn(silent(",")), multi_turn(silent("7")), multi_turn(silent("7", turns=1))]
+    runs += [agentic(silent(",")), agentic(silent("7")), arpo(silent(",")), arpo(silent("7"))]
+    assert len({str(world.config(strategy=strategy).identity()) for strategy in runs}) == len(runs)
+    with pytest.raises(ValueError, match="needs monitor=False"):
+        agentic(silent(","), initial=3)
+
+
+def test_numbers_of_rows_that_are_compiled_are_few():
+    """A batch as it is; what is drawn again in sizes of which there are two an octave, at most half more than asked for."""
+    bucket = batches(world.config(prompts=24, samples=10))
+    assert [bucket(n) for n in (24, 240, 1, 2, 3, 5, 6, 7, 100, 200)] == [24, 240, 1, 2, 3, 6, 6, 8, 128, 256]
+    sizes = {bucket(n) for n in range(1, 513)}
+    assert len(sizes) < 24 and all(n <= bucket(n) <= 1.5 * n for n in range(1, 2000))
 
 
 def test_echo_cuts_what_lost_its_confidence():

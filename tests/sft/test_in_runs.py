@@ -10,7 +10,8 @@ from entjax import setup, sft
 from entjax.config import ConfigError
 from entjax.log import read_lines
 from entjax.models import Decoder, save_hf
-from entjax.rollouts import groups, taught
+from entjax.rollouts import groups, multi_turn, replay, silent, taught, tempered
+from entjax.rollouts.harvest import to_rollout
 from entjax.train import train
 
 
@@ -93,6 +94,28 @@ def test_the_teacher_writes_its_share(teacher):
     logp = log_probs(parts.teacher.model, c.tokens[:1])
     at = np.flatnonzero(c.mask[0])
     np.testing.assert_allclose(c.logp[0, at], logp[0, at - 1, c.tokens[0, at]], atol=1e-5)
+
+
+def test_what_the_inner_strategy_of_taught_makes_fits(teacher):
+    """Rows, ids and memory of two collects: more rows than the prompts', trajectories with numbers, a buffer."""
+    c = config(teacher, prompts=5)
+    parts = setup.build(c)
+    tools = parts.tools(parts.fresh_state().params, 0)
+    examples = [c.task.example(i) for i in range(5)]
+    for inner, groups_of in ((tempered(share=0.3), 7), (multi_turn(silent(",")), 5)):
+        strategy = taught(0.5, inner)
+        harvest = strategy(tools, examples, 0, {})
+        to_rollout(harvest, rows=strategy.rows(5, tools.samples), length=64, temperature=1.0)
+        assert len(np.unique(harvest.completions.group)) == groups_of
+        if "trajectory" in harvest.extra:
+            assert len(np.unique(harvest.extra["trajectory"])) == len(harvest.texts)
+    strategy = taught(0.5, replay(size=4))
+    assert strategy.rows(5, 4) == 5 * 4 + 2 * 4
+    _, memory = strategy.collect(tools, examples, 0, {"step": 0}, strategy.start)
+    assert {name.split(".")[0] for name in memory} == {"teacher", "student"}
+    row = [[2, 3]], np.zeros(1, np.int32), (np.zeros(1, np.int32),) * 2
+    mine, theirs = (jax.random.key_data(t.stepper.begin(*row).key) for t in (tools, tools.teacher))
+    assert (mine != theirs).any()  # an equal teacher writes another text
 
 
 def test_supervised_losses_of_a_config(teacher):
