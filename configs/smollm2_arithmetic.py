@@ -2,7 +2,7 @@
 
 Command:   entjax convert "$(entjax fetch smollm2)" models/SmolLM2-135M-Instruct
            entjax train configs/smollm2_arithmetic.py
-Needs:     pip install 'entjax[gguf,tasks]'
+Needs:     pip install -e '.[gguf,tasks]'
 Expect:    44 minutes in 40 steps (rollout 20 s, update 43 s, medians) on two cores that had other work as well. Held-out accuracy
            of answers sampled at temperature 1, 96 questions x 4: 6% at the start, 39% after 20 steps, 31% after 40; entropy 2.2,
            0.18 and 0.16 nats a token. Greedy: 16% before, 36% after. More in docs/smollm2.md. One seed.

@@ -2,7 +2,7 @@
 
 Command:   entjax convert "$(entjax fetch smollm2)" models/SmolLM2-135M-Instruct
            entjax train configs/smollm2_gsm_symbolic.py
-Needs:     pip install 'entjax[gguf,tasks,gpu]'
+Needs:     pip install -e '.[gguf,tasks,gpu]'
 Expect:    nothing is claimed. The model seldom solves a word problem: look at the share of groups with equal rewards first, and
            draw more samples or warm up on configs/smollm2_arithmetic.py (model=FOLDER of `entjax export`) if all are 0.
 """
@@ -32,6 +32,7 @@ def get_config():
         model="models/SmolLM2-135M-Instruct",
         model_options={"dtype": "bfloat16"},
         recipe="dapo",
+        recipe_options={"max_length": 160, "buffer": 32},
         steps=300,
         prompts=32,
         samples=16,

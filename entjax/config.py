@@ -96,7 +96,9 @@ class Config:
     sharding: ShardingRules = dataclasses.field(default_factory=ShardingRules)  # which mesh axes cut what
     sampler_sharding: ShardingRules | None = None  # other rules for the weights while sampling
     sampler_rows: int = 1024  # sequences decoded at the same time: their cache must fit
-    profile: str = ""  # "10:12" writes a trace of steps 10 to 12
+    profile: str = (
+        ""  # "10:12" writes a trace from step 10 to step 12, of the steps that metrics.jsonl calls 11 and 12
+    )
 
     def __post_init__(self) -> None:
         _check_types(self)

@@ -89,13 +89,16 @@ def schedule(f: Callable[[Any], Any]) -> Controller:
 
 
 def linear(start: float, end: float, steps: int) -> Callable:
-    """start + (end - start) * step / steps, constant afterwards."""
+    """start + (end - start) * step / steps, constant afterwards.
+
+    Steps are rollout batches in a per_rollout chain and optimizer steps (batches x minibatches) in a per_step chain.
+    """
     _positive("steps", steps)
     return lambda step: start + (end - start) * jnp.minimum(jnp.asarray(step, jnp.float32) / steps, 1.0)
 
 
 def cosine(start: float, end: float, steps: int) -> Callable:
-    """start + (end - start) * (1 - cos(pi step / steps)) / 2, constant afterwards."""
+    """start + (end - start) * (1 - cos(pi step / steps)) / 2, constant afterwards; steps as in `linear`."""
     _positive("steps", steps)
 
     def at(step):

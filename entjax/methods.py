@@ -176,7 +176,7 @@ def page() -> str:
         "made of",
         "state",
         "evidence",
-        "differs from the released code",
+        "differs from paper or released code",
     )
     lines = ["# Methods", "", head, "", "## Recipes", "", _row(*columns), "|---" * len(columns) + "|"]
     all_methods = [method(name) for name in recipes.names()]

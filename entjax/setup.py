@@ -20,8 +20,10 @@ from entjax.models import Decoder
 from entjax.packing import Cost, Pack, Planner
 from entjax.passes import needs_scoring
 from entjax.policy import load_checkpoint, make_layout, make_model, make_tokenizer
+from entjax.recipes.distillation import DISTILLATION
 from entjax.rollouts import Strategy, as_strategy, groups
 from entjax.rollouts.harvest import Tools, same_text
+from entjax.rollouts.inputs import check_inputs
 from entjax.rollouts.stepper import Stepper
 from entjax.sampler import Sampler, Sampling, Shapes, make_sampler
 from entjax.sampler.shapes import Bucket
@@ -138,6 +140,7 @@ def build(config: Config) -> Parts:
     """All parts of a run."""
     tokenizer = make_tokenizer(config)
     objective = make_objective(config)
+    check_objective(config, objective)
     layout = make_layout(config)
     model = make_model(config, tokenizer, layout)
     sampling = {
@@ -194,6 +197,22 @@ def batches(config: Config) -> Bucket:
         return size if size in whole else 3 * power // 4 if power >= 4 and size <= 3 * power // 4 else power
 
     return bucket
+
+
+def check_objective(config: Config, objective: Objective) -> None:
+    """Refuse an objective without the strategy or the teacher that makes it what it is."""
+    if config.strategy is None or isinstance(
+        config.strategy, Strategy
+    ):  # what a function of the user provides only it knows
+        try:
+            check_inputs(objective.needs, set(config.strategy.provides if config.strategy else ()))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    if config.objective is None and config.recipe in DISTILLATION and not config.teacher:
+        raise ConfigError(
+            f"recipe={config.recipe} learns from a teacher, and without one from its own start, which is nothing: set "
+            "teacher=FOLDER."
+        )
 
 
 def check_teacher(config: Config, objective: Objective) -> None:

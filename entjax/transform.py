@@ -186,7 +186,10 @@ def rename(name: str, t: Transform) -> Transform:
 
 
 def during(start: int, stop: int, t: Transform) -> Transform:
-    """Apply `t` only while start <= step < stop; outside, the payload and the state of `t` stay as they are."""
+    """Apply `t` only while start <= step < stop; outside, the payload and the state of `t` stay as they are.
+
+    Steps are rollout batches in a per_rollout chain and optimizer steps (batches x minibatches) in a per_step chain.
+    """
     if not 0 <= start < stop:
         raise ValueError(f"during() needs 0 <= start < stop, got start={start}, stop={stop}.")
     if t.parts is not None:

@@ -27,15 +27,21 @@ class Rollout:
 
     A row with `group < 0` is filler (it pads the batch to a round number): its mask is empty and it belongs to no group.
     `extra` holds inputs of single methods ("ref_logp", "cluster", "turn", "phase", ...), each with leading axis B.
+
+        tokens    prompt and completion, right-padded
+        mask      True on tokens that the policy sampled: not on the prompt, a tool's output, padding
+        logp      of each token under the policy that sampled it, as the sampler computed it
+        entropy   of that policy at each token, in nats
+        old_logp  the same policy's log-prob by the trainer's graph, of which ratios are made; None: not scored, and the policy
+                  has not moved since
+        reward    one a row; group: rows of one prompt have one id
     """
 
     tokens: Int[Array, "B T"]
     mask: Bool[Array, "B T"]
     logp: Float[Array, "B T"]
     entropy: Float[Array, "B T"]
-    old_logp: (
-        Float[Array, "B T"] | None
-    )  # of the trainer's graph; None: not scored, and the policy has not moved since
+    old_logp: Float[Array, "B T"] | None
     reward: Float[Array, " B"]
     group: Int[Array, " B"]
     extra: dict[str, Any] = struct.field(default_factory=dict)

@@ -12,6 +12,8 @@ def grpo() -> Objective:
     """GRPO (arXiv 2402.03300): group-normalised reward, PPO clip, token mean.
 
     Evidence: code (verl).
+
+    Differs: mean over all tokens, verl's default, where the paper averages over each answer first; no KL (recipe grpo_kl).
     """
     return grpo_base()
 
@@ -26,6 +28,8 @@ def dr_grpo(length: float = 1024) -> Objective:
 
 def dapo(max_length: int = 20480, buffer: int = 4096) -> Objective:
     """DAPO (arXiv 2503.14476): clip-higher, token mean, overlong shaping in tokens; with dynamic_sampling=N in the config.
+
+    Set `max_length` to the run's max_new_tokens: beyond it no answer is too long.
 
     Evidence: code (verl).
 

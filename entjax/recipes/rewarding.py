@@ -31,6 +31,8 @@ def empo(variant: str = "trl") -> Objective:
     """EMPO (arXiv 2504.05812): rewards the answers that the group agrees on, without labels.
 
     Evidence: code.
+
+    Differs: answers mean the same where their canonical forms are equal strings.
     """
     return grpo_base(before=(rewards.empo(variant),))
 
@@ -87,5 +89,7 @@ def empo_reasoning() -> Objective:
     """EMPO for free-form answers (arXiv 2504.05812): agreement of meaning, nothing for copies of the question.
 
     Evidence: code.
+
+    Differs: answers mean the same where their canonical forms are equal strings, without a judging model.
     """
     return grpo_base(before=(rewards.empo("reasoning"),))

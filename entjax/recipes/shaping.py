@@ -32,6 +32,8 @@ def seed(alpha: float = 0.02) -> Objective:
     """SEED-GRPO (arXiv 2505.12346): prompts with high semantic entropy learn less.
 
     Evidence: text and independent code.
+
+    Differs: answers mean the same where their canonical forms are equal strings.
     """
     return grpo_base(baseline=advantages.group_normalize(std=False), after=(advantages.seed(alpha),))
 
@@ -48,6 +50,8 @@ def empg(k: float = 1.0, zeta: float = 0.1) -> Objective:
     """EMPG (arXiv 2509.09265): steps weigh by their confidence, with a bonus for a clear next step.
 
     Evidence: the authors' pseudo-code.
+
+    Differs: without an environment a step ends with a comma, full stop, semicolon or line.
     """
     return grpo_base(after=(advantages.empg(k=k, zeta=zeta),))
 
@@ -56,6 +60,8 @@ def hicra(alpha: float = 0.2) -> Objective:
     """HICRA (arXiv 2509.03646): planning tokens get more credit and less blame.
 
     Evidence: text and independent code.
+
+    Differs: planning tokens are nine English phrases (rollouts/inputs.py), where the paper mines its strategic grams.
     """
     return grpo_base(baseline=advantages.group_normalize(std=False), after=(advantages.hicra(alpha=alpha),))
 

@@ -104,6 +104,8 @@ def dsdr(lambda_d: float = 1e-3, coef: float = 1e-3) -> Objective:
     """DSDR (arXiv 2602.19895): a reward for answers unlike the group's, and an entropy term on those that are right.
 
     Evidence: text.
+
+    Differs: unlike by hashed character trigrams and sets of steps, where the paper embeds texts.
     """
     return grpo_base(regularizers.dsdr_local(coef), before=(rewards.dsdr(lambda_d),))
 

@@ -6,7 +6,7 @@
                     elsewhere
     think_end [N]   position of the </think> tag; the row's length where there is none
     diversity [N]   how unlike the group's other answers an answer is (hashed character trigrams; sets of steps)
-    tool_calls [N], replayed [N], stored_advantage [N], tempered [N]   zero unless the rollout strategy says otherwise
+    tool_calls [N]  zero unless the rollout strategy says otherwise
     planning [N, S] tokens of phrases that announce a plan
     baseline [N]    the reward of the greedy answer (ReMax)
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
@@ -39,20 +40,32 @@ PLANS = (
     "check",
 )
 FROM_SCORING = frozenset({"ref_logp", "attention_entropy"})
+# Zeros would do for these too, and a recipe without its strategy would silently be a plain one.
+FROM_STRATEGY = {
+    "tempered": "strategy=tempered",
+    "replayed": "strategy=replay",
+    "stored_advantage": "strategy=replay",
+}
 
 
 def add_inputs(harvest: Harvest, needs: Iterable[str], tools: Tools, task: Task) -> Harvest:
     """The harvest with every needed input in `extra`."""
+    check_inputs(needs, set(harvest.extra))
     missing = sorted(set(needs) - set(harvest.extra) - FROM_SCORING)
-    unknown = [name for name in missing if name not in MAKERS]
-    if unknown:
-        raise ValueError(
-            f"The objective needs rollout.extra[{', '.join(map(repr, unknown))}], which no plain rollout has: use a strategy "
-            "that provides it (Config.strategy)."
-        )
     return harvest._replace(
         extra={**harvest.extra, **{name: MAKERS[name](harvest, tools, task) for name in missing}}
     )
+
+
+def check_inputs(needs: Iterable[str], provided: AbstractSet[str]) -> None:
+    """Refuse needs that neither the strategy, which provides these, nor this file can meet."""
+    unknown = sorted(set(needs) - provided - FROM_SCORING - set(MAKERS))
+    if unknown:
+        known = " or ".join(dict.fromkeys(FROM_STRATEGY[name] for name in unknown if name in FROM_STRATEGY))
+        raise ValueError(
+            f"The objective needs rollout.extra[{', '.join(map(repr, unknown))}], which no plain rollout has: use a strategy "
+            f"that provides it ({known or 'Config.strategy'})."
+        )
 
 
 def clusters(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
@@ -145,9 +158,6 @@ MAKERS: dict[str, Callable[[Harvest, Tools, Task], np.ndarray]] = {
     "think_end": think_ends,
     "diversity": diversities,
     "tool_calls": _zeros(np.int32),
-    "replayed": _zeros(np.bool_),
-    "stored_advantage": _zeros(np.float32),
-    "tempered": _zeros(np.bool_),
     "planning": plans,
     "baseline": greedy_rewards,
 }

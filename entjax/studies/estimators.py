@@ -100,6 +100,12 @@ def words(rows: list[dict[str, Any]]) -> str:
     tokens = [row for row in rows if "state_pearson" in row]
     best = max(tokens, key=lambda row: row["pearson"])
     exact, first = by["exact_first_order"], max(tokens, key=lambda row: row["state_pearson"])
+    shared = by[SHARED]["pearson"]
+    limit = (
+        "only, for the optimizer stands between it and\n  the step"
+        if shared < exact["pearson"]
+        else f"beside {exact['pearson']:.2f} token by token, and\n  the optimizer stands between it and the step"
+    )
     beside = "" if best is exact else f"`exact_first_order` {exact['pearson']:.2f}, "
     return f"""## What it says
 
@@ -109,8 +115,8 @@ def words(rows: list[dict[str, Any]]) -> str:
 * The derivative of the mean entropy along the step that AdamW really took correlates with {by[TAKEN]["pearson"]:.2f}: first order
   suffices for steps of this size. What is lost before is what turns tokens into a step.
 * For a softmax table `exact_first_order` is exact (1.00). In a network states share their parameters; but the derivative along
-  the plain policy gradient, which counts that, comes to {by[SHARED]["pearson"]:.2f} only, for the optimizer stands between it and
-  the step. A step of AdamW is a tenth its own batch's and nine tenths that of earlier ones: averaged in the same way, the
+  the plain policy gradient, which counts that, comes to {shared:.2f} {limit}.
+  A step of AdamW is a tenth its own batch's and nine tenths that of earlier ones: averaged in the same way, the
   prediction of `exact_first_order` goes from {exact["pearson"]:.2f} to {exact["momentum_pearson"]:.2f}.
 """
 

@@ -49,8 +49,9 @@ A policy of 150,000 parameters learns from verified rewards. All arms of a setti
 samples (AEPO samples a quarter more, by its nature), the same learning rate, and are paired by warm start and seed. Evaluation:
 128 prompts that no run trains on, 32 samples each. Options that carry the scale of a language model are scaled to this one
 (`entjax/studies/grid.py` has them all). A number is the mean over the runs ± its standard error. A difference holds where the 95%
-confidence interval of its mean (Student's t, so four standard errors with three pairs) leaves out 0. What a step of an arm costs
-is measured apart, in one run ([performance.md](performance.md), rows *recipes*): these runs shared their machine with other work.
+confidence interval of its mean (Student's t, so four standard errors with three pairs) leaves out 0; seeds that share a warm
+start are counted as if they did not. What a step of an arm costs is measured apart, in one run
+([performance.md](performance.md), rows *recipes*): these runs shared their machine with other work.
 
 """
 
@@ -118,7 +119,7 @@ def table(runs: Sequence[Result], arms: Sequence[str], target: float) -> str:
         )
     for name in arms:
         mine = [r for r in runs if r["arm"] == name]
-        away = over(mine, distance)
+        away = over([{**r, "target": target} for r in mine] if name == "grpo" else mine, distance)
         row(name, [len(mine), *(over(mine, lambda r, m=m: final(r)[m]) for m in shown), over(mine, lowest),
                    f"{away.mean:.0%}" if away.n else ""])  # fmt: skip
     return "\n".join(lines)
