@@ -145,13 +145,12 @@ def family(runs: Sequence[Result], arms: Sequence[str]) -> str:
     """One row a recipe: where it intervenes, its end, and its end minus GRPO's; clear differences in bold."""
     counted = [(name, twins(runs, name)) for name in arms]
     intro = (
-        "Every other recipe with its options as published, unless `grid.py` scales them. Sorted by pass@32. Bold: the confidence "
-        "interval leaves out 0, which chance alone brings about in one of twenty numbers."
+        "Every other recipe with its options as published, unless `grid.py` scales them; `em_rl`, `empo`, `empo_reasoning`, `ettrl` "
+        "and `ttrl` never see the verifier. Sorted by pass@32. Bold: the confidence interval leaves out 0, which chance alone brings "
+        "about in one of twenty numbers; a difference of one pair is one of single runs."
     )
-    head = "|".join(
-        ["", "intervenes at", "runs", "pass@1", "pass@32", "entropy", "pass@1, minus GRPO", "pass@32, minus GRPO",
-         "entropy, minus GRPO", "pass@32, equal pass@1", ""]
-    )  # fmt: skip
+    head = ["", "intervenes at", "runs", "pass@1", "pass@32", "entropy", "pass@1, minus GRPO", "pass@32, minus GRPO",
+            "entropy, minus GRPO", "pass@32, equal pass@1"]  # fmt: skip
     rows = []
     for name, pairs in counted:
         mine = [r for r in runs if r["arm"] == name]
@@ -162,7 +161,8 @@ def family(runs: Sequence[Result], arms: Sequence[str]) -> str:
         bold = lambda f: f"**{f.signed()}**" if abs(f.mean) > f.margin else f.signed()
         cells = [name, methods.method(mine[0]["recipe"]).places or "-", len(mine), *ends, *map(bold, found)]
         rows.append((-ends[1].mean, "| " + " | ".join(map(str, cells)) + " |"))
-    return "\n".join([intro, "", head[:-1] + "|", "|" + "---|" * 10, *(row for _, row in sorted(rows))])
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *(row for _, row in sorted(rows))]
+    return "\n".join([intro, "", *lines])
 
 
 def verdicts(runs: Sequence[Result], arms: Sequence[str]) -> str:
