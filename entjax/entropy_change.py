@@ -12,7 +12,7 @@ I = 0 where PPO has clipped the token; the step moves the logits by g (e_k - p),
     covariance          -(A - mean A)(log p - mean log p) over the batch           (Cui et al., arXiv 2505.22617)
 
 Correlation with the true change in a tabular softmax of 17 tokens, its states from nearly uniform to nearly certain: 1.00, .67,
-.79, .69, .62 (notebook 04; states of one sharpness: the covariance does better, up to .8). All come from one pass over the logits.
+.79, .69, .62 (notebook 04; states of one sharpness: the covariance does better, up to .8). All come from one pass over logits.
 
 A normaliser maps the sizes |dH| of the batch to [0, 1]: `peak` and `minmax` (as published: one outlier pushes all other tokens
 to one end), `winsorised` and `rank` (which it cannot).

@@ -128,6 +128,12 @@ def test_score_fills_in_what_the_trainer_computes():
     log_probs = jax.nn.log_softmax(model(rollout.tokens) @ model.head())
     expected = jnp.take_along_axis(log_probs[:, :-1], rollout.tokens[:, 1:, None], -1)[..., 0]
     np.testing.assert_allclose(scored.old_logp[:, 1:], expected, atol=1e-5)
+    entropy = -(jnp.exp(log_probs) * log_probs).sum(-1)[:, :-1]  # not what the rollout brought
+    where = np.asarray(rollout.mask)[:, 1:]
+    np.testing.assert_allclose(
+        np.asarray(scored.entropy)[:, 1:][where], np.asarray(entropy)[where], atol=1e-5
+    )
+    assert np.abs(np.asarray(rollout.entropy)[:, 1:] - np.asarray(entropy))[where].max() > 0.01
     _, metrics = ej.make_train_step(model, OBJECTIVE, optax.sgd(0.1))(state, scored)
     np.testing.assert_allclose(metrics["ratio/max"], 1.0, atol=1e-5)
 

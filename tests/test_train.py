@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -116,6 +117,14 @@ def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, capsys):
     result = train(config(), tmp_path / "run", resume=True)
     assert "is passed over" in capsys.readouterr().err
     assert result["after"] == finished[1]["after"]
+
+
+def test_a_run_without_a_checkpoint_begins_anew_with_the_config_it_is_given(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", ".lock"))
+    train(config(steps=1, lr=2e-3, eval_every=0), tmp_path / "run", resume=True)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["lr"] == 2e-3
+    steps = [r["step"] for r in read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert steps[0] == 0 and max(steps) == 1
 
 
 def test_workdirs_that_cannot_be_used(finished, tmp_path):

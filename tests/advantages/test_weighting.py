@@ -40,6 +40,15 @@ def test_seed_unreadable_answers_are_clusters_of_their_own():
     np.testing.assert_allclose(seed_factor([-1] * 4 + [0, 1, 2, 3], alpha=1.0), 0, atol=1e-6)
 
 
+def test_seed_empty_rows_have_no_likelihood():
+    """A row without tokens adds nothing to its cluster: the factor is that of the rows with tokens, all in one cluster."""
+    r = batch(np.ones(8), FOUR, cluster=np.array([0, 0, 0, 1] * 2, np.int32))
+    r = r.replace(mask=r.mask.at[3].set(False), old_logp=jnp.full_like(r.old_logp, -50.0))
+    factor = np.asarray(signal_of(A.seed(1.0, probability="likelihood"), r)[0].advantage).max(axis=1)
+    np.testing.assert_allclose(factor[:3], 1, atol=1e-6)
+    assert factor[3] == 0 and (factor[4:] < 0.9).all() and (factor[4:] > 0).all()
+
+
 def test_seed_mc_estimator():
     """Clusters of 3 and 1: -1/2 (log 3/4 + log 1/4)."""
     factor = seed_factor([0, 0, 0, 1] * 2, alpha=1.0, estimator="mc")
