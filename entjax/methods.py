@@ -1,7 +1,7 @@
 """What each recipe is made of: the table of `entjax methods` and the page docs/methods.md, both read off the code.
 
-A recipe's docstring starts with "Title (paper): what it does.", then may say "Evidence: ..." and "Differs: ..." (from the
-released code). Everything else comes from the Objective that it returns.
+A recipe's docstring starts with "Title (paper): what it does.", then may say "With: ..." (what else a config needs),
+"Evidence: ..." and "Differs: ..." (from paper or released code). Everything else comes from the Objective that it returns.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Method(NamedTuple):
     title: str
     paper: str
     what: str
+    beside: str
     evidence: str
     differs: str
     objective: Objective
@@ -64,7 +65,8 @@ def method(name: str) -> Method:
     note = lambda key: (re.search(rf"{key}: (.+?)(?:\n\n|\Z)", text, re.S) or [None, "-"])[1]
     options = {p.name: p.default for p in inspect.signature(make).parameters.values()}
     flat = lambda s: " ".join(s.split())
-    return Method(name, **head.groupdict(), evidence=flat(note("Evidence")), differs=flat(note("Differs")),
+    notes = {key: flat(note(key)) for key in ("With", "Evidence", "Differs")}
+    return Method(name, **head.groupdict(), beside=notes["With"], evidence=notes["Evidence"], differs=notes["Differs"],
                   objective=make(), options=options)  # fmt: skip
 
 
@@ -172,6 +174,7 @@ def page() -> str:
         "recipe",
         "paper",
         "what it does",
+        "beside it in a config",
         "intervenes at",
         "made of",
         "state",
@@ -188,6 +191,7 @@ def page() -> str:
                 f"`{m.name}`",
                 f"{m.title} ({m.paper})",
                 m.what,
+                m.beside,
                 m.places,
                 made,
                 m.state,

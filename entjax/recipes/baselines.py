@@ -21,15 +21,17 @@ def grpo() -> Objective:
 def dr_grpo(length: float = 1024) -> Objective:
     """Dr.GRPO (arXiv 2503.20783): no division by the group's spread, constant length instead of the row's own.
 
+    With: recipe.length at the run's max_new_tokens; it scales the loss.
+
     Evidence: code (verl, TRL).
     """
     return Objective(advantages.group_normalize(std=False), averages.constant_length(length))
 
 
 def dapo(max_length: int = 20480, buffer: int = 4096) -> Objective:
-    """DAPO (arXiv 2503.14476): clip-higher, token mean, overlong shaping in tokens; with dynamic_sampling=N in the config.
+    """DAPO (arXiv 2503.14476): clip-higher, token mean, overlong shaping in tokens.
 
-    Set `max_length` to the run's max_new_tokens: beyond it no answer is too long.
+    With: dynamic_sampling=N; recipe.max_length at the run's max_new_tokens, beyond which no answer is too long.
 
     Evidence: code (verl).
 

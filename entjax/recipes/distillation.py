@@ -11,6 +11,8 @@ DISTILLATION = ("distill", "opd")
 def distill(reverse: float = 1.0, floor: float | None = None, stage: int = 20) -> Objective:
     """Distillation (arXiv 2605.16826): KL to a teacher over whole distributions, from reverse (1) to forward (0), no reward.
 
+    With: teacher=FOLDER.
+
     Which model writes the text is up to the strategy (rollouts.taught). With `floor`, training looks at 8, 16, 32, ... first
     tokens of an answer and looks further, at the end of a stage of so many updates, only while the entropy is above the floor.
 
@@ -26,6 +28,8 @@ def distill(reverse: float = 1.0, floor: float | None = None, stage: int = 20) -
 
 def opd() -> Objective:
     """On-policy distillation (arXiv 2605.16826): log-prob of the teacher minus that of the policy as a dense reward.
+
+    With: teacher=FOLDER.
 
     Evidence: text.
     """

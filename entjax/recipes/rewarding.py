@@ -40,6 +40,8 @@ def empo(variant: str = "trl") -> Objective:
 def ttrl() -> Objective:
     """TTRL (arXiv 2504.16084): the group's majority answer stands in for the label.
 
+    With: strategy=votes.
+
     Evidence: code.
 
     Differs: without the KL to the initial policy.
@@ -49,6 +51,8 @@ def ttrl() -> Objective:
 
 def ettrl() -> Objective:
     """ETTRL's EAR (arXiv 2508.11356): TTRL, and confident responses of a group weigh more.
+
+    With: strategy=tree.
 
     Evidence: text.
     """
@@ -69,6 +73,8 @@ def ares(triggers: tuple[int, ...] = (0,), coef: float = 0.01) -> Objective:
 
 def spear() -> Objective:
     """SPEAR (arXiv 2509.22601): tool-use bonus that decays, self-imitation of replayed successes, Clip-Cov.
+
+    With: strategy=replay around one with tools.
 
     Evidence: code.
 

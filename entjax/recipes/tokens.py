@@ -99,6 +99,8 @@ def attention_entropy(strength: float = 0.5, steps: int = 1000) -> Objective:
 def agentic_aepo(a: float = 0.2) -> Objective:
     """Agentic entropy-balanced PO (arXiv 2510.14545): advantage scaled by z(entropy), a clip that keeps the gradient.
 
+    With: strategy=agentic.
+
     Evidence: code.
     """
     return grpo_base(
@@ -120,6 +122,8 @@ def hapo(alpha: float = 1.0, beta: float = 1.0) -> Objective:
 
 def echo(a: float = 0.1) -> Objective:
     """ECHO (user683/ECHO): majority-vote reward, advantage by entropy and confidence, confidence clip.
+
+    With: strategy=echo.
 
     Evidence: code; the released tree rollout cannot run.
     """
