@@ -22,8 +22,7 @@ from typing import Any
 from entjax.config_checks import ConfigError, check_kinds, check_values
 from entjax.loss import Objective
 from entjax.models import DecoderConfig
-from entjax.rollouts import Strategy, as_strategy
-from entjax.rollouts.harvest import full_groups
+from entjax.rollouts import Strategy, as_strategy, groups, replay, tempered
 from entjax.rollouts.named import strategy_by_name
 from entjax.sft import TextLoss
 from entjax.sharding import ShardingRules
@@ -59,7 +58,9 @@ class Config:
     stop: tuple[str, ...] = ()  # strings that end a completion
     chat: bool = True  # wrap prompts with the tokenizer's chat template, if it has one
     dynamic_sampling: int = 0  # how often groups with equal rewards may be drawn again (DAPO); 0: never
-    strategy: Callable | None = None  # e.g. ej.rollouts.cure(); None: plain groups
+    strategy: Callable | None = (
+        None  # e.g. ej.rollouts.cure(); None: the recipe's own (aepo, spear), else plain groups
+    )
 
     lr: float = 1e-6
     lr_warmup: int = 0  # optimizer steps of linear warm-up
@@ -107,9 +108,18 @@ class Config:
     @property
     def rows(self) -> int:
         """Rows of a rollout batch, filler included: what the training step is compiled for."""
-        return (full_groups if self.strategy is None else as_strategy(self.strategy).rows)(
-            self.prompts, self.samples
-        )
+        return self.sampled_by.rows(self.prompts, self.samples)
+
+    @property
+    def sampled_by(self) -> Strategy:
+        """The strategy: the config's own, else the one without which its recipe would be another, else plain groups."""
+        if self.strategy is not None:
+            return as_strategy(self.strategy)
+        if self.objective is None and self.recipe == "aepo":
+            return tempered()
+        if self.objective is None and self.recipe == "spear":
+            return replay(size=max(1, self.prompts * self.samples // 8))
+        return groups(resample=self.dynamic_sampling)
 
     def override(self, changes: Mapping[str, Any]) -> Config:
         """The config with some fields replaced; strings are read as the field's type, `recipe.x` as an option of the recipe,

@@ -89,7 +89,7 @@ def check_values(c: Any) -> None:
         rows = c.rows
     except ValueError as error:
         raise ConfigError(f"strategy: {error}") from error
-    if c.strategy is not None and c.dynamic_sampling:
+    if c.dynamic_sampling and (c.strategy is not None or c.sampled_by.name != "groups"):
         raise ConfigError(
             f"dynamic_sampling={c.dynamic_sampling} belongs to plain groups and a strategy is set: leave one of them out."
         )

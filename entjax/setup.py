@@ -21,7 +21,7 @@ from entjax.packing import Cost, Pack, Planner
 from entjax.passes import needs_scoring
 from entjax.policy import load_checkpoint, make_layout, make_model, make_tokenizer
 from entjax.recipes.distillation import DISTILLATION
-from entjax.rollouts import Strategy, as_strategy, groups
+from entjax.rollouts import Strategy
 from entjax.rollouts.harvest import Tools, same_text
 from entjax.rollouts.inputs import check_inputs
 from entjax.rollouts.stepper import Stepper
@@ -169,7 +169,7 @@ def build(config: Config) -> Parts:
         step=placed(layout, make_step(config, model, objective, optimizer, layout)),
         plan=make_planner(config, model, layout),
         **make_scorers(config),
-        strategy=as_strategy(config.strategy or groups(resample=config.dynamic_sampling)),
+        strategy=config.sampled_by,
         stream=make_stream(config),
         eval_examples=examples,
         layout=layout,
@@ -203,9 +203,9 @@ def check_objective(config: Config, objective: Objective) -> None:
     """Refuse an objective without the strategy or the teacher that makes it what it is."""
     if config.strategy is None or isinstance(
         config.strategy, Strategy
-    ):  # what a function of the user provides only it knows
+    ):  # of a function only its author knows
         try:
-            check_inputs(objective.needs, set(config.strategy.provides if config.strategy else ()))
+            check_inputs(objective.needs, config.sampled_by.provides)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     if config.objective is None and config.recipe in DISTILLATION and not config.teacher:

@@ -9,6 +9,7 @@ import pytest
 import entjax as ej
 from entjax import cli, methods
 from entjax.learning import recipe, recipe_names
+from entjax.recipes.distillation import DISTILLATION
 from tests import tiny
 from tests.contract.table import inputs
 
@@ -64,6 +65,8 @@ def test_trains_the_quickstart(name, tmp_path):
     from entjax.config import shipped_configs
     from entjax.log import read_lines
 
+    if name in DISTILLATION:
+        pytest.skip("needs a teacher: tests/sft/test_in_runs.py")
     sizes = ["steps=3", "prompts=8", "samples=8", "eval_prompts=8", "eval_every=0"]
     config = str(shipped_configs() / "quickstart.py")
     assert cli.main(["train", config, f"recipe={name}", *sizes, "--workdir", str(tmp_path / "run")]) == 0

@@ -6,6 +6,7 @@ import pytest
 
 import entjax as ej
 from entjax import setup
+from entjax.config import ConfigError
 from entjax.rundir import RunDirectory, RunDirectoryError
 from entjax.tasks import Example, Task
 from tests.rollouts import world
@@ -79,3 +80,19 @@ def test_files_are_fetched_by_the_one_who_holds_the_lock(tmp_path):
     with first, pytest.raises(RunDirectoryError, match="Another run"):
         second.__enter__()
     assert fetched == [1]
+
+
+def test_a_recipe_brings_what_makes_it_itself():
+    aepo = config(recipe="aepo", prompts=8, samples=4)
+    assert aepo.sampled_by.name == "tempered" and aepo.rows == 8 * 4 + 2 * 4
+    assert aepo.override({"recipe": "grpo"}).sampled_by.name == "groups"
+    assert config(recipe="spear", prompts=8, samples=4).rows == 32 + 4
+    with pytest.raises(ConfigError, match=r"'tempered'.*strategy=tempered"):
+        setup.build(config(objective=ej.recipes.aepo()))
+    with pytest.raises(ConfigError, match="strategy=replay"):
+        setup.build(config(recipe="spear", strategy=ej.rollouts.groups()))
+    for recipe in ("distill", "opd"):
+        with pytest.raises(ConfigError, match="set teacher=FOLDER"):
+            setup.build(config(recipe=recipe))
+    with pytest.raises(ConfigError, match="belongs to plain groups"):
+        config(recipe="aepo", dynamic_sampling=1)

@@ -74,7 +74,7 @@ def ares(triggers: tuple[int, ...] = (0,), coef: float = 0.01) -> Objective:
 def spear() -> Objective:
     """SPEAR (arXiv 2509.22601): tool-use bonus that decays, self-imitation of replayed successes, Clip-Cov.
 
-    With: strategy=replay around one with tools.
+    With: strategy=replay, which it brings for an eighth of a batch; in a config around a strategy with tools.
 
     Evidence: code.
 

@@ -73,7 +73,7 @@ def lp_reg(coef: float = 1.0, kappa: float = 0.02, rho: float = 0.01) -> Objecti
 def aepo(target: float = 0.5, samples: int = 60) -> Objective:
     """AEPO, arbitrary entropy (arXiv 2510.08141): REINFORCE on successes sampled at a temperature chosen by the entropy.
 
-    With: strategy=tempered.
+    With: strategy=tempered, which it brings.
 
     Evidence: code.
 

@@ -68,9 +68,7 @@ rollouts and updates. Evaluation: {questions} held-out questions, {eval_samples}
 
 {evaluations}
 
-The start is a model of Q4_1 weights (four bits) made float32, where it came from `entjax convert`. At step 0
-{cut_before:.0%} of the sampled answers are cut at the limit of {new} tokens, at the end {cut_after:.0%}: a part of the gain is
-brevity.
+The start is a model of Q4_1 weights (four bits) made float32, where it came from `entjax convert`.{cut}
 
 Greedy answers to the same questions: **{before:.1%} right before, {after:.1%} after** by entjax. The exported folder, opened by
 transformers: {transformers:.1%}, and {same:.0%} of its texts are the same to the letter.
@@ -98,11 +96,20 @@ def page(name: str, command: str, parts: Parts, found: Mapping[str, Any]) -> str
     return PAGE.format(
         name=name, command=command, steps=len(found["steps"]), prompts=c.prompts, samples=c.samples, task=c.task.name,
         recipe=c.recipe, lr=c.lr, minutes=sum(found["seconds"]) / 60, questions=found["questions"],
-        new=c.max_new_tokens, cut_before=found["evaluations"][0]["truncated"], cut_after=found["evaluations"][-1]["truncated"],
+        cut=brevity(found["evaluations"], c.max_new_tokens),
         eval_samples=c.eval_samples, evaluations="\n".join(lines), before=found["greedy"]["before"],
         after=found["greedy"]["after"], transformers=found["transformers"], same=found["same_text"],
         answers="\n".join(answers),
     )  # fmt: skip
+
+
+def brevity(evaluations: Sequence[Mapping[str, float]], limit: int) -> str:
+    """How many answers were cut at the limit, before and after."""
+    cut = [p["truncated"] for p in evaluations if "truncated" in p]
+    if not cut:
+        return ""
+    return (f" At step 0\n{cut[0]:.0%} of the sampled answers are cut at the limit of {limit} tokens, at the end {cut[-1]:.0%}: "
+            "of the gain a part\nmay be brevity.")  # fmt: skip
 
 
 def picture(found: Mapping[str, Any], path: Path) -> None:

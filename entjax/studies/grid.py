@@ -130,8 +130,8 @@ def _band(start: float, end: float, steps: int, width: float = 0.1) -> Arm:
     )
 
 
-# Without a teacher, a buffer, phrases that announce a plan or tokens that trigger, these are other recipes under another name.
-IDLE = ("distill", "opd", "spear", "hicra", "ares")
+# Without a teacher, phrases that announce a plan or tokens that trigger, these are other recipes under another name.
+IDLE = ("distill", "opd", "hicra", "ares")
 FIRST = ("grpo", "entropy_budget", "steer", "kl_cov", "clip_cov", "aepo", "entropic", "siren", "entrocraft")
 COMPARED = (
     *FIRST,

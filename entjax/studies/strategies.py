@@ -86,7 +86,7 @@ RUNS = {
     "tool_light": Run(tool_light(STEPS, counts=(1, 2, 3)), {}, "grpo"),
     "tempered_low": Run(tempered(share=0.5), aepo(0.05), "grpo"),
     "tempered": Run(tempered(share=0.5), aepo(0.5), "tempered_low"),
-    "spear": Run(groups(), {"objective": self_imitation()}),
+    "spear": Run(replay(size=16, ready=1e9), {"objective": self_imitation()}),  # never enough to replay
     "replay": Run(replay(size=16, ready=1.0), {"objective": self_imitation()}, "spear"),
     "recent_samples": Run(recent_samples(resample=2, surplus=2.0), DAPO, "dynamic"),
     "augmentation": Run(augmentation(TEMPLATES), DAPO, "dapo"),
