@@ -10,14 +10,23 @@ import jax
 from flax import nnx
 
 from entjax.config import Config, ConfigError
-from entjax.models import CheckpointError, Decoder, DecoderConfig, abstract_params, load_config, load_hf
+from entjax.models import (
+    CheckpointError,
+    Decoder,
+    DecoderConfig,
+    abstract_params,
+    has_tokenizer,
+    load_config,
+    load_hf,
+)
 from entjax.sharding import Layout, make_mesh
 from entjax.tasks import Tokenizer, char_tokenizer, hf_tokenizer
 
 
 def make_tokenizer(config: Config) -> Tokenizer:
-    """Characters for tasks with an alphabet, else the checkpoint's tokenizer."""
-    if config.task.alphabet is not None:
+    """The checkpoint's tokenizer; characters for a model without one, on tasks with an alphabet."""
+    own = isinstance(config.model, str) and has_tokenizer(config.model)
+    if config.task.alphabet is not None and not own:
         return char_tokenizer(config.task.alphabet)
     with naming("model", config.model):
         return hf_tokenizer(str(config.model))

@@ -6,9 +6,11 @@ import pytest
 
 import entjax as ej
 from entjax import setup
+from entjax.policy import make_tokenizer
 from entjax.rundir import RunDirectory, RunDirectoryError
 from entjax.tasks import Example, Task
 from tests.rollouts import world
+from tests.words import IDS, write_words
 
 
 def numbered(name, size, right):
@@ -79,3 +81,11 @@ def test_files_are_fetched_by_the_one_who_holds_the_lock(tmp_path):
     with first, pytest.raises(RunDirectoryError, match="Another run"):
         second.__enter__()
     assert fetched == [1]
+
+
+def test_the_tokenizer_of_the_folder_goes_before_characters(tmp_path):
+    own = make_tokenizer(config(model=str(write_words(tmp_path / "own"))))
+    assert own.vocab_size == len(IDS) and own.encode("1 + 2") == [IDS["1"], IDS["+"], IDS["2"]]
+    (tmp_path / "none").mkdir()
+    for model in (tmp_path / "none", ej.config.shipped_configs() / "countdown3"):
+        assert make_tokenizer(config(model=str(model))).vocab_size == len("0123456789+") + 2

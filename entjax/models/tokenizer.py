@@ -21,12 +21,16 @@ FILES = (
 )
 
 
+def has_tokenizer(folder: str | Path) -> bool:
+    """Does the folder hold a tokenizer? A character-level model's holds none."""
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+    return any((Path(folder) / name).is_file() for name in names)
+
+
 def load_tokenizer(folder: str | Path, vocab: int | None = None) -> Any:
     """The folder's tokenizer, chat template included; `vocab` checks it against the rows of the embedding."""
     folder = Path(folder)
-    if not any(
-        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-    ):
+    if not has_tokenizer(folder):
         raise CheckpointError(
             f"{folder} holds no tokenizer.json; copy the tokenizer files of the model it came from."
         )
