@@ -56,7 +56,7 @@ class Config:
     # Decoding chain of the rollouts, or a function of the knobs that gives one, e.g. decoding.hapo. None: the objective's
     # own, else the policy itself is sampled.
     rules: Transform | Callable[[Mapping[str, Any]], Transform] | None = None
-    stop: tuple[str, ...] = ()  # strings that end a completion
+    stop: tuple[str, ...] = ()  # strings, or special tokens, that end a completion
     chat: bool = True  # wrap prompts with the tokenizer's chat template, if it has one
     dynamic_sampling: int = 0  # how often groups with equal rewards may be drawn again (DAPO); 0: never
     strategy: Callable | None = None  # e.g. ej.rollouts.cure(); None: plain groups

@@ -32,6 +32,22 @@ def make_tokenizer(config: Config) -> Tokenizer:
         return hf_tokenizer(str(config.model))
 
 
+def split_stops(config: Config, tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """`Config.stop` as (ids, strings): a special token ends a completion by its id, as no text of a completion shows it."""
+    ids, strings = [], []
+    for stop in config.stop:
+        hidden = next((mark for mark in tokenizer.special if mark in stop), None)
+        if stop in tokenizer.special:
+            ids.append(tokenizer.special[stop])
+        elif hidden is not None:
+            raise ConfigError(
+                f"stop={stop!r} can never match: completions are decoded without {hidden!r}, a special token. Name it alone."
+            )
+        else:
+            strings.append(stop)
+    return tuple(ids), tuple(strings)
+
+
 @contextlib.contextmanager
 def naming(key: str, value: Any) -> Iterator[None]:
     """Put the config's key before what is wrong with the folder that it names."""

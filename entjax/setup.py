@@ -19,7 +19,7 @@ from entjax.loss import Objective
 from entjax.models import Decoder
 from entjax.packing import Cost, Pack, Planner
 from entjax.passes import needs_scoring
-from entjax.policy import load_checkpoint, make_layout, make_model, make_tokenizer
+from entjax.policy import load_checkpoint, make_layout, make_model, make_tokenizer, split_stops
 from entjax.rollouts import Strategy, as_strategy, groups
 from entjax.rollouts.harvest import Tools, same_text
 from entjax.rollouts.stepper import Stepper
@@ -102,6 +102,7 @@ class Parts(NamedTuple):
         policy_temperature = c.temperature if temperature is None else temperature
         chosen = self.objective.rules if c.rules is None else c.rules
         rules = None if held_out else chosen(knobs) if callable(chosen) else chosen
+        stops = split_stops(c, self.tokenizer)
 
         def draw(count: int) -> list[Example]:
             return self.stream.take(count)
@@ -109,12 +110,12 @@ class Parts(NamedTuple):
         def of(sampler: Sampler, params: Any, base: Any, teacher: Tools | None = None) -> Tools:
             def generate(tokens: Sequence[Sequence[int]], *, samples=n, prompt_ids=None, temperature=policy_temperature,
                          rules=rules, key=base):  # fmt: skip
-                how = Sampling(c.max_new_tokens, temperature, rules, (), c.stop)
+                how = Sampling(c.max_new_tokens, temperature, rules, *stops)
                 return sampler.generate(
                     params, tokens, how, key=key, step=step, samples=samples, prompt_ids=prompt_ids
                 )
 
-            how = Sampling(c.max_new_tokens, policy_temperature, rules, (), c.stop)
+            how = Sampling(c.max_new_tokens, policy_temperature, rules, *stops)
             stepper = Stepper(sampler, params, how, base, step, text.encode, text.decode)
             return Tools(
                 generate, self.encode, text.decode, score, draw, n, stepper, canonical, seed, teacher
@@ -137,6 +138,7 @@ class Parts(NamedTuple):
 def build(config: Config) -> Parts:
     """All parts of a run."""
     tokenizer = make_tokenizer(config)
+    split_stops(config, tokenizer)  # refuses what could never match
     objective = make_objective(config)
     layout = make_layout(config)
     model = make_model(config, tokenizer, layout)

@@ -6,7 +6,8 @@ import pytest
 
 import entjax as ej
 from entjax import setup
-from entjax.policy import make_tokenizer
+from entjax.config import ConfigError
+from entjax.policy import make_tokenizer, split_stops
 from entjax.rundir import RunDirectory, RunDirectoryError
 from entjax.tasks import Example, Task
 from tests.rollouts import world
@@ -89,3 +90,16 @@ def test_the_tokenizer_of_the_folder_goes_before_characters(tmp_path):
     (tmp_path / "none").mkdir()
     for model in (tmp_path / "none", ej.config.shipped_configs() / "countdown3"):
         assert make_tokenizer(config(model=str(model))).vocab_size == len("0123456789+") + 2
+
+
+def test_a_special_token_stops_by_its_id(tmp_path):
+    """Completions are decoded without special tokens: as a string it could never match."""
+    c = config(model=str(write_words(tmp_path)), stop=("<end>", "be quiet"))
+    assert split_stops(c, make_tokenizer(c)) == ((IDS["<end>"],), ("be quiet",))
+    c = dataclasses.replace(c, stop=("] <end>",))
+    with pytest.raises(ConfigError, match=r"decoded without '<end>'.* Name it alone"):
+        split_stops(c, make_tokenizer(c))
+    parts = setup.build(config(stop=("$", "7")))
+    how = parts.tools(None, 0).stepper.how
+    assert (how.stop_ids, how.stop_strings) == ((1,), ("7",))
+    parts.close()

@@ -46,6 +46,18 @@ def load_tokenizer(folder: str | Path, vocab: int | None = None) -> Any:
     return tokenizer
 
 
+def end_ids(folder: str | Path) -> tuple[int, ...]:
+    """The ids that end a text by the folder's generation_config.json and config.json, each of which may name none or several."""
+    found: list[int] = []
+    for path in (Path(folder) / "generation_config.json", Path(folder) / "config.json"):
+        named = read_json(path).get("eos_token_id") if path.is_file() else None
+        ids = named if isinstance(named, list) else [] if named is None else [named]
+        if not all(type(i) is int and i >= 0 for i in ids):
+            raise CheckpointError(f"{path} has eos_token_id {named!r}: write a token id or a list of them.")
+        found += ids
+    return tuple(dict.fromkeys(found))
+
+
 def check_vocabulary(folder: Path, tokens: int, vocab: int) -> None:
     """A token without an embedding is an error; an embedding padded beyond the tokens is fine."""
     if tokens > vocab:

@@ -17,17 +17,22 @@ def hf_tokenizer(folder: str | Path, *, system: str | None = None) -> Tokenizer:
 
     Code that comes with a folder is never run, whatever its config asks for.
     """
-    from entjax.models.tokenizer import load_tokenizer  # here: workers import this package without JAX
+    from entjax.models.tokenizer import (
+        end_ids,
+        load_tokenizer,
+    )  # here: workers import this package without JAX
 
     if not Path(folder).is_dir():
         raise FileNotFoundError(
             f"{folder} is not a folder with a tokenizer; download the model first, nothing is fetched here."
         )
-    return wrap(load_tokenizer(folder), system=system, name=str(folder))
+    return wrap(load_tokenizer(folder), system=system, name=str(folder), ends=end_ids(folder))
 
 
-def wrap(inner: Any, *, system: str | None = None, name: str = "the tokenizer") -> Tokenizer:
-    """The protocol around a transformers tokenizer that is already loaded."""
+def wrap(
+    inner: Any, *, system: str | None = None, name: str = "the tokenizer", ends: Sequence[int] = ()
+) -> Tokenizer:
+    """The protocol around a transformers tokenizer that is already loaded; `ends` are ids that end a text beside its own."""
     if inner.eos_token_id is None:
         raise ValueError(f"{name} has no end-of-sequence token: set eos_token in its tokenizer_config.json.")
     eos = int(inner.eos_token_id)
@@ -45,6 +50,7 @@ def wrap(inner: Any, *, system: str | None = None, name: str = "the tokenizer") 
         turns = turns if system is None else [{"role": "system", "content": system}, *turns]
         return inner.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
+    added = {token.content: i for i, token in inner.added_tokens_decoder.items() if token.special}
     return Tokenizer(
         encode,
         decode,
@@ -52,6 +58,7 @@ def wrap(inner: Any, *, system: str | None = None, name: str = "the tokenizer") 
         pad_id=pad,
         eos_id=eos,
         bos_id=inner.bos_token_id,
-        stop_ids=(eos,),
+        stop_ids=tuple(dict.fromkeys((eos, *ends))),
+        special=dict(zip(inner.all_special_tokens, inner.all_special_ids, strict=True)) | added,
         chat=chat if inner.chat_template else None,
     )
