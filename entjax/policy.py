@@ -32,6 +32,14 @@ def make_tokenizer(config: Config) -> Tokenizer:
         return hf_tokenizer(str(config.model))
 
 
+def encode_prompt(config: Config, tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """A prompt's token ids: in the chat template, which writes its own marks, else behind the begin mark if there is one."""
+    if config.chat and tokenizer.chat is not None:
+        return tokenizer.encode(tokenizer.chat(prompt))
+    ids, begin = tokenizer.encode(prompt), tokenizer.bos_id
+    return ids if begin is None or ids[:1] == [begin] else [begin, *ids]
+
+
 def split_stops(config: Config, tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """`Config.stop` as (ids, strings): a special token ends a completion by its id, as no text of a completion shows it."""
     ids, strings = [], []

@@ -19,7 +19,14 @@ from entjax.loss import Objective
 from entjax.models import Decoder
 from entjax.packing import Cost, Pack, Planner
 from entjax.passes import needs_scoring
-from entjax.policy import load_checkpoint, make_layout, make_model, make_tokenizer, split_stops
+from entjax.policy import (
+    encode_prompt,
+    load_checkpoint,
+    make_layout,
+    make_model,
+    make_tokenizer,
+    split_stops,
+)
 from entjax.rollouts import Strategy, as_strategy, groups
 from entjax.rollouts.harvest import Tools, same_text
 from entjax.rollouts.stepper import Stepper
@@ -130,9 +137,8 @@ class Parts(NamedTuple):
         )
 
     def encode(self, example: Example) -> list[int]:
-        """The prompt's token ids, through the chat template where the tokenizer has one."""
-        chat = self.tokenizer.chat if self.config.chat else None
-        return self.tokenizer.encode(chat(example.prompt) if chat else example.prompt)
+        """The prompt's token ids, as the model reads them in rollouts, evaluations and the warm start."""
+        return encode_prompt(self.config, self.tokenizer, example.prompt)
 
 
 def build(config: Config) -> Parts:

@@ -7,11 +7,11 @@ import pytest
 import entjax as ej
 from entjax import setup
 from entjax.config import ConfigError
-from entjax.policy import make_tokenizer, split_stops
+from entjax.policy import encode_prompt, make_tokenizer, split_stops
 from entjax.rundir import RunDirectory, RunDirectoryError
 from entjax.tasks import Example, Task
 from tests.rollouts import world
-from tests.words import IDS, write_words
+from tests.words import IDS, TEMPLATE, write_words
 
 
 def numbered(name, size, right):
@@ -103,3 +103,25 @@ def test_a_special_token_stops_by_its_id(tmp_path):
     how = parts.tools(None, 0).stepper.how
     assert (how.stop_ids, how.stop_strings) == ((1,), ("7",))
     parts.close()
+
+
+def ids(text):
+    return [IDS[word] for word in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("folder", "changes", "prompt"),
+    [
+        ({}, {}, "1 + 2"),
+        ({"begins": True}, {}, "<s> 1 + 2"),
+        ({"begins": True, "template": TEMPLATE}, {}, "[ 1 + 2 ]"),
+        ({"begins": True, "template": TEMPLATE}, {"chat": False}, "<s> 1 + 2"),
+    ],
+)
+def test_a_plain_prompt_begins_as_its_model_expects(folder, changes, prompt, tmp_path):
+    """The begin mark once, where the tokenizer would add it; a chat template writes its own; later pieces have none."""
+    c = config(model=str(write_words(tmp_path, **folder)), **changes)
+    tokenizer = make_tokenizer(c)
+    assert encode_prompt(c, tokenizer, "1 + 2") == ids(prompt)
+    assert encode_prompt(c, tokenizer, "<s> 1 + 2").count(IDS["<s>"]) == 1
+    assert tokenizer.encode("1 + 2") == ids("1 + 2")

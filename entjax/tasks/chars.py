@@ -16,6 +16,7 @@ class Tokenizer(NamedTuple):
     chat: wraps a user's message for the model (the chat template with the generation prompt), or None for
         models without one.
     stop_ids: ids that end a completion; `eos_id` is the one that training data ends with.
+    bos_id: the mark that a plain prompt begins with, or None for models that know none.
     special: the marks that decode leaves out, text -> id.
     """
 

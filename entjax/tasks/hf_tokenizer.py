@@ -57,7 +57,7 @@ def wrap(
         vocab_size=len(inner),
         pad_id=pad,
         eos_id=eos,
-        bos_id=inner.bos_token_id,
+        bos_id=inner.bos_token_id if inner("").input_ids[:1] == [inner.bos_token_id] else None,
         stop_ids=tuple(dict.fromkeys((eos, *ends))),
         special=dict(zip(inner.all_special_tokens, inner.all_special_ids, strict=True)) | added,
         chat=chat if inner.chat_template else None,
