@@ -3,13 +3,16 @@
 import dataclasses
 
 import pytest
+from flax import nnx
 
 import entjax as ej
 from entjax import setup
 from entjax.config import ConfigError
+from entjax.models import Decoder, save_hf
 from entjax.policy import encode_prompt, make_tokenizer, split_stops
 from entjax.rundir import RunDirectory, RunDirectoryError
 from entjax.tasks import Example, Task
+from entjax.warmup import solutions
 from tests.rollouts import world
 from tests.words import IDS, TEMPLATE, write_words
 
@@ -125,3 +128,25 @@ def test_a_plain_prompt_begins_as_its_model_expects(folder, changes, prompt, tmp
     assert encode_prompt(c, tokenizer, "1 + 2") == ids(prompt)
     assert encode_prompt(c, tokenizer, "<s> 1 + 2").count(IDS["<s>"]) == 1
     assert tokenizer.encode("1 + 2") == ids("1 + 2")
+
+
+@pytest.fixture
+def small_chat(tmp_path):
+    """The folder of a tiny model with words and a chat template."""
+    shape = ej.models.tiny(vocab=len(IDS), width=16, layers=1, heads=2, context=32)
+    save_hf(tmp_path, Decoder(shape, rngs=nnx.Rngs(0)))
+    return str(write_words(tmp_path, template=TEMPLATE))
+
+
+def summing(prompts):
+    """A finite task of these prompts, each solved by "9"."""
+    examples = [Example(prompt, "9") for prompt in prompts]
+    return Task("sums", examples.__getitem__, len(examples), lambda e, t: 0.0, solution=lambda e, rng: "9")
+
+
+def test_the_warm_start_reads_prompts_as_rollouts_do(small_chat):
+    parts = setup.build(config(model=small_chat, task=summing(["1 + 8"] * 4), eval_prompts=2, prompts=2))
+    tokens, mask = solutions(parts.config.task, parts.tokenizer, parts.encode, seed=0, length=8)(0, 1)
+    assert tokens[0].tolist() == ids("[ 1 + 8 ] 9 </s> <pad>")
+    assert tokens[0, mask[0]].tolist() == ids("9 </s>")
+    parts.close()
