@@ -58,6 +58,10 @@ class Config:
     rules: Transform | Callable[[Mapping[str, Any]], Transform] | None = None
     stop: tuple[str, ...] = ()  # strings, or special tokens, that end a completion
     chat: bool = True  # wrap prompts with the tokenizer's chat template, if it has one
+    system: str = ""  # message of the system for the chat template; "": the template's own, if any
+    chat_options: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # what else the chat template reads, e.g. {"enable_thinking": False} for Qwen3
     dynamic_sampling: int = 0  # how often groups with equal rewards may be drawn again (DAPO); 0: never
     strategy: Callable | None = None  # e.g. ej.rollouts.cure(); None: plain groups
 

@@ -27,9 +27,35 @@ def make_tokenizer(config: Config) -> Tokenizer:
     """The checkpoint's tokenizer; characters for a model without one, on tasks with an alphabet."""
     own = isinstance(config.model, str) and has_tokenizer(config.model)
     if config.task.alphabet is not None and not own:
-        return char_tokenizer(config.task.alphabet)
-    with naming("model", config.model):
-        return hf_tokenizer(str(config.model))
+        tokenizer = char_tokenizer(config.task.alphabet)
+    else:
+        with naming("model", config.model):
+            tokenizer = hf_tokenizer(
+                str(config.model), system=config.system or None, options=config.chat_options
+            )
+    check_chat(config, tokenizer)
+    return tokenizer
+
+
+def check_chat(config: Config, tokenizer: Tokenizer) -> None:
+    """Refuse a system message and options that no chat template takes."""
+    given = {key: getattr(config, key) for key in ("system", "chat_options") if getattr(config, key)}
+    what = ", ".join(f"{key}={value!r}" for key, value in given.items())
+    if not given:
+        return
+    if not config.chat or tokenizer.chat is None:
+        why = "the tokenizer has none" if config.chat else "chat=False leaves it out"
+        raise ConfigError(
+            f"{what}: meant for the chat template, but {why}. Leave it out, or write it into the prompts."
+        )
+    try:
+        text = tokenizer.chat("1")
+    except Exception as error:  # whatever the template's own code may raise
+        raise ConfigError(f"The chat template of {config.model} refuses {what}: {error}") from error
+    if config.system.strip() not in text:
+        raise ConfigError(
+            f"The chat template of {config.model} leaves out system={config.system!r}: write it into the prompts."
+        )
 
 
 def encode_prompt(config: Config, tokenizer: Tokenizer, prompt: str) -> list[int]:

@@ -150,3 +150,41 @@ def test_the_warm_start_reads_prompts_as_rollouts_do(small_chat):
     assert tokens[0].tolist() == ids("[ 1 + 8 ] 9 </s> <pad>")
     assert tokens[0, mask[0]].tolist() == ids("9 </s>")
     parts.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "prompt"),
+    [
+        ({"system": "be"}, "be ] [ 1 + 2 ]"),
+        ({"chat_options": {"thinking": False}}, "[ 1 + 2 ] quiet"),
+        ({"system": "be", "chat_options": {"thinking": True}}, "be ] [ 1 + 2 ]"),
+    ],
+)
+def test_the_chat_template_takes_a_system_message_and_options(changes, prompt, tmp_path):
+    c = config(model=str(write_words(tmp_path, template=TEMPLATE)), **changes)
+    assert encode_prompt(c, make_tokenizer(c), "1 + 2") == ids(prompt)
+    assert (
+        c.identity() != dataclasses.replace(c, system="quiet").identity() != config(model=c.model).identity()
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "changes", "words"),
+    [
+        (None, {"system": "be"}, "system='be': meant for the chat template, but the tokenizer has none"),
+        (TEMPLATE, {"chat": False, "chat_options": {"thinking": 0}}, "chat=False leaves it out"),
+        (TEMPLATE, {"chat_options": {"thinkin_": False}}, "does not read thinkin_"),
+        ("{{ messages[-1]['content'] }}", {"system": "be"}, "leaves out system='be'"),
+        ("{{ raise_exception('no system') }}", {"system": "be"}, "refuses system='be': no system"),
+    ],
+)
+def test_what_no_chat_template_takes_is_refused(template, changes, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        make_tokenizer(config(model=str(write_words(tmp_path, template=template)), **changes))
+
+
+def test_characters_have_no_chat_template():
+    with pytest.raises(ConfigError, match="write it into the prompts"):
+        make_tokenizer(config(system="be"))
+    with pytest.raises(ConfigError, match="values by the name"):
+        config(chat_options=["thinking"])
