@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
@@ -30,6 +29,7 @@ from entjax.policy import (
 from entjax.rollouts import Strategy, as_strategy, groups
 from entjax.rollouts.harvest import Tools, same_text
 from entjax.rollouts.stepper import Stepper
+from entjax.room import with_room
 from entjax.sampler import Sampler, Sampling, Shapes, make_sampler
 from entjax.sampler.shapes import Bucket
 from entjax.sharding import Layout, MeshError, beside, mirror, resharder
@@ -148,6 +148,8 @@ def build(config: Config) -> Parts:
     objective = make_objective(config)
     layout = make_layout(config)
     model = make_model(config, tokenizer, layout)
+    encode = lambda example: encode_prompt(config, tokenizer, example.prompt)
+    config = with_room(config, encode, model.config.context, training_task(config).size)
     sampling = {
         "eos_ids": tokenizer.stop_ids or (tokenizer.eos_id,),
         "pad_id": tokenizer.pad_id,
@@ -163,7 +165,7 @@ def build(config: Config) -> Parts:
         objective = objective.taught_by(teacher.model)
     optimizer = make_optimizer(config)
     examples = eval_examples(config)
-    parts = Parts(
+    return Parts(
         config=config,
         model=model,
         tokenizer=tokenizer,
@@ -181,8 +183,6 @@ def build(config: Config) -> Parts:
         for_sampler=make_for_sampler(config, layout, model),
         teacher=teacher,
     )  # fmt: skip
-    check_prompts(parts)
-    return parts
 
 
 def batches(config: Config) -> Bucket:
@@ -358,21 +358,3 @@ def eval_examples(config: Config) -> list[Example]:
     else:
         indices = range(min(count, task.size))
     return [task.example(i) for i in indices]
-
-
-def check_prompts(parts: Parts) -> None:
-    """Refuse, before anything is compiled, prompts that leave no room for an answer."""
-    context = parts.model.config.context
-    sample = parts.eval_examples + parts.stream.at(0)[:8]
-    lengths = np.array([len(parts.encode(example)) for example in sample])
-    if lengths.min() < 1:
-        raise ConfigError(
-            f"The prompt {sample[int(lengths.argmin())].prompt!r} is empty: every prompt needs at least one token."
-        )
-    worst = int(lengths.argmax())
-    if lengths[worst] + parts.config.max_new_tokens > context:
-        raise ConfigError(
-            f"A prompt of {lengths[worst]} tokens ({sample[worst].prompt[:60]!r}...) and max_new_tokens="
-            f"{parts.config.max_new_tokens} do not fit into the model's context of {context} tokens: lower max_new_tokens or "
-            "leave out long prompts."
-        )

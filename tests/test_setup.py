@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 import entjax as ej
-from entjax import setup
+from entjax import room, setup
 from entjax.config import ConfigError
 from entjax.models import Decoder, save_hf
 from entjax.policy import encode_prompt, make_tokenizer, split_stops
@@ -188,3 +188,66 @@ def test_characters_have_no_chat_template():
         make_tokenizer(config(system="be"))
     with pytest.raises(ConfigError, match="values by the name"):
         config(chat_options=["thinking"])
+
+
+def lengths(size, long, width=90):
+    """Prompts "11..1" whose index is in their answer; those that `long` says leave no room for 24 tokens in a context of 96."""
+    return Task("lengths", lambda i: Example("1" * (width if long(i) else 5), str(i)), size, lambda e, t: 0.0,
+                alphabet="0123456789+")  # fmt: skip
+
+
+def numbers_of(parts, batches):
+    return [int(e.answer) for _ in range(batches) for e in parts.stream.next()]
+
+
+def test_every_prompt_of_a_finite_task_is_looked_at_before_a_run(capsys):
+    c = config(task=lengths(40, lambda i: i in (23, 31)), prompts=2)
+    with pytest.raises(
+        ConfigError, match=r"Example 23 .* 90 tokens .*one of 2 too long among 40 .*drop_long_prompts=true"
+    ):
+        setup.build(c)
+    parts = setup.build(c.override({"drop_long_prompts": "true"}))
+    assert "2 of 40 prompts of lengths" in capsys.readouterr().err
+    trained, held_out = numbers_of(parts, 35), [int(e.answer) for e in parts.eval_examples]
+    assert sorted(trained)[::2] == sorted(set(range(37)) - {23, 31}) and held_out == [37, 38, 39]
+    parts.close()
+    with pytest.raises(ConfigError, match=r"one of 40 too long among 40 .*: lower max_new_tokens\.$"):
+        setup.build(dataclasses.replace(c, task=lengths(40, lambda i: True), drop_long_prompts=True))
+    with pytest.raises(ConfigError, match="is empty: every prompt needs at least one token"):
+        setup.build(dataclasses.replace(c, task=lengths(40, lambda i: i == 9, width=0)))
+
+
+@pytest.mark.parametrize("size", [None, 40])
+def test_long_prompts_that_nobody_saw_do_not_end_a_run(size, monkeypatch):
+    """A task of which a sample is looked at: refused when it is read, in a sentence; with the key another prompt stands in, on a
+    resumed run too, and never one of the held-out."""
+    for name, value in {"WHOLE": 10, "SAMPLE": 4, "ENDLESS": 4, "STRIDE": 7}.items():
+        monkeypatch.setattr(room, name, value)
+    c = config(task=lengths(size, lambda i: i % 5 == 3 and 10 < i < 37), prompts=10)
+    refused = setup.build(c)
+    with pytest.raises(
+        ConfigError, match=r"Example \d+ of lengths is a prompt of 90 tokens .*drop_long_prompts=true"
+    ):
+        numbers_of(refused, 4)
+    c = c.override({"drop_long_prompts": "true"})
+    parts, resumed = setup.build(c), setup.build(c)
+    first = numbers_of(parts, 2)
+    resumed.stream.restore(parts.stream.state())
+    second = numbers_of(parts, 2)
+    assert second == numbers_of(resumed, 2) and len(first + second) == 40
+    assert not any(i % 5 == 3 and 10 < i < 37 for i in first + second)
+    held_out = {int(e.answer) for e in parts.eval_examples}
+    assert not held_out & set(first + second) and (size is None or held_out == {37, 38, 39})
+    assert c.identity() == refused.config.identity()  # a run that met one goes on
+    for made in (refused, parts, resumed):
+        made.close()
+
+
+def test_held_out_prompts_leave_room_too():
+    c = config(eval_task=lengths(10, lambda i: i == 1))
+    with pytest.raises(ConfigError, match="Example 1 of lengths"):
+        setup.build(c)
+    parts = setup.build(dataclasses.replace(c, drop_long_prompts=True))
+    assert [int(e.answer) for e in parts.eval_examples] == [0, 2, 3]
+    parts.close()
+    setup.build(dataclasses.replace(c, eval_task=lengths(10, lambda i: i == 3))).close()  # never read

@@ -41,7 +41,9 @@ def wrap(inner: Any, *, system: str | None = None, options: Mapping[str, Any] | 
     arguments = {"tokenize": False, "add_generation_prompt": True, **(options or {})}
     unread = [option for option in options or () if option not in str(inner.chat_template)]
     if inner.chat_template and unread:
-        raise ValueError(f"The chat template of {name} does not read {', '.join(unread)}: leave it out.")
+        raise ValueError(
+            f"The chat template of {name} does not read {', '.join(unread)}: leave it out of chat_options."
+        )
     pad = eos if inner.pad_token_id is None else int(inner.pad_token_id)
 
     def encode(text: str) -> list[int]:
