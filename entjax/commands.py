@@ -148,12 +148,12 @@ def bench(options) -> int:
 def export(options) -> int:
     from flax import nnx
 
-    from entjax.models import save_hf
+    from entjax.models import has_tokenizer, save_hf
 
     parts, state = restored(options.workdir)
     nnx.update(parts.model, state.params)
     source = parts.config.model if isinstance(parts.config.model, str) else None
-    save_hf(options.folder, parts.model, **({"tokenizer_from": source} if source else {}))
+    save_hf(options.folder, parts.model, source if source and has_tokenizer(source) else None)
     print(options.folder)
     parts.close()
     return 0

@@ -55,8 +55,15 @@ class Config:
     # Decoding chain of the rollouts, or a function of the knobs that gives one, e.g. decoding.hapo. None: the objective's
     # own, else the policy itself is sampled.
     rules: Transform | Callable[[Mapping[str, Any]], Transform] | None = None
-    stop: tuple[str, ...] = ()  # strings that end a completion
+    stop: tuple[str, ...] = ()  # strings, or special tokens, that end a completion
+    drop_long_prompts: bool = (
+        False  # leave out prompts without room for max_new_tokens instead of refusing them
+    )
     chat: bool = True  # wrap prompts with the tokenizer's chat template, if it has one
+    system: str = ""  # message of the system for the chat template; "": the template's own, if any
+    chat_options: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # what else the chat template reads, e.g. {"enable_thinking": False} for Qwen3
     dynamic_sampling: int = 0  # how often groups with equal rewards may be drawn again (DAPO); 0: never
     strategy: Callable | None = (
         None  # e.g. ej.rollouts.cure(); None: the recipe's own (aepo, spear), else plain groups
@@ -143,7 +150,8 @@ class Config:
     def identity(self) -> str:
         """A short name of everything that a resumed run must share with the checkpoint."""
         free = {"steps", "eval_every", "eval_prompts", "eval_samples", "eval_k", "save_every", "keep", "log_samples", "profile",
-                "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk", "stop_after_skips"}  # fmt: skip
+                "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk", "stop_after_skips",
+                "drop_long_prompts"}  # fmt: skip
         free -= {"save_every"} if self.lag else set()  # there the batch after a save is not behind
         same = {key: value for key, value in self.describe().items() if key not in free}
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]

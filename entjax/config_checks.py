@@ -33,6 +33,7 @@ KINDS = {
     "eval_task": (Task | None, f"{A_TASK}, or None"),
     "model": (DecoderConfig | str, "ej.models.tiny(...), a DecoderConfig, or a checkpoint folder"),
     "model_options": (Mapping, "fields of DecoderConfig by name"),
+    "chat_options": (Mapping, "values by the name that the chat template reads"),
     "recipe_options": (Mapping, "arguments of the recipe by name"),
     "teacher": (str | None, "a checkpoint folder, or None"),
     "sft_loss": (TextLoss | None, "a loss of ej.sft, or None"),

@@ -10,17 +10,76 @@ import jax
 from flax import nnx
 
 from entjax.config import Config, ConfigError
-from entjax.models import CheckpointError, Decoder, DecoderConfig, abstract_params, load_config, load_hf
+from entjax.models import (
+    CheckpointError,
+    Decoder,
+    DecoderConfig,
+    abstract_params,
+    has_tokenizer,
+    load_config,
+    load_hf,
+)
 from entjax.sharding import Layout, make_mesh
 from entjax.tasks import Tokenizer, char_tokenizer, hf_tokenizer
 
 
 def make_tokenizer(config: Config) -> Tokenizer:
-    """Characters for tasks with an alphabet, else the checkpoint's tokenizer."""
-    if config.task.alphabet is not None:
-        return char_tokenizer(config.task.alphabet)
-    with naming("model", config.model):
-        return hf_tokenizer(str(config.model))
+    """The checkpoint's tokenizer; characters for a model without one, on tasks with an alphabet."""
+    own = isinstance(config.model, str) and has_tokenizer(config.model)
+    if config.task.alphabet is not None and not own:
+        tokenizer = char_tokenizer(config.task.alphabet)
+    else:
+        with naming("model", config.model):
+            tokenizer = hf_tokenizer(
+                str(config.model), system=config.system or None, options=config.chat_options
+            )
+    check_chat(config, tokenizer)
+    return tokenizer
+
+
+def check_chat(config: Config, tokenizer: Tokenizer) -> None:
+    """Refuse a system message and options that no chat template takes."""
+    given = {key: getattr(config, key) for key in ("system", "chat_options") if getattr(config, key)}
+    what = ", ".join(f"{key}={value!r}" for key, value in given.items())
+    if not given:
+        return
+    if not config.chat or tokenizer.chat is None:
+        why = "the tokenizer has none" if config.chat else "chat=False leaves it out"
+        raise ConfigError(
+            f"{what}: meant for the chat template, but {why}. Leave it out, or write it into the prompts."
+        )
+    try:
+        text = tokenizer.chat("1")
+    except Exception as error:  # whatever the template's own code may raise
+        raise ConfigError(f"The chat template of {config.model} refuses {what}: {error}") from error
+    if config.system.strip() not in text:
+        raise ConfigError(
+            f"The chat template of {config.model} leaves out system={config.system!r}: write it into the prompts."
+        )
+
+
+def encode_prompt(config: Config, tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """A prompt's token ids: in the chat template, which writes its own marks, else behind the begin mark if there is one."""
+    if config.chat and tokenizer.chat is not None:
+        return tokenizer.encode(tokenizer.chat(prompt))
+    ids, begin = tokenizer.encode(prompt), tokenizer.bos_id
+    return ids if begin is None or ids[:1] == [begin] else [begin, *ids]
+
+
+def split_stops(config: Config, tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """`Config.stop` as (ids, strings): a special token ends a completion by its id, as no text of a completion shows it."""
+    ids, strings = [], []
+    for stop in config.stop:
+        hidden = next((mark for mark in tokenizer.special if mark in stop), None)
+        if stop in tokenizer.special:
+            ids.append(tokenizer.special[stop])
+        elif hidden is not None:
+            raise ConfigError(
+                f"stop={stop!r} can never match: completions are decoded without {hidden!r}, a special token. Name it alone."
+            )
+        else:
+            strings.append(stop)
+    return tuple(ids), tuple(strings)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
@@ -19,12 +18,20 @@ from entjax.loss import Objective
 from entjax.models import Decoder
 from entjax.packing import Cost, Pack, Planner
 from entjax.passes import needs_scoring
-from entjax.policy import load_checkpoint, make_layout, make_model, make_tokenizer
+from entjax.policy import (
+    encode_prompt,
+    load_checkpoint,
+    make_layout,
+    make_model,
+    make_tokenizer,
+    split_stops,
+)
 from entjax.recipes.distillation import DISTILLATION
 from entjax.rollouts import Strategy
 from entjax.rollouts.harvest import Tools, same_text
 from entjax.rollouts.inputs import check_inputs
 from entjax.rollouts.stepper import Stepper
+from entjax.room import with_room
 from entjax.sampler import Sampler, Sampling, Shapes, make_sampler
 from entjax.sampler.shapes import Bucket
 from entjax.sharding import Layout, MeshError, beside, mirror, resharder
@@ -104,6 +111,7 @@ class Parts(NamedTuple):
         policy_temperature = c.temperature if temperature is None else temperature
         chosen = self.objective.rules if c.rules is None else c.rules
         rules = None if held_out else chosen(knobs) if callable(chosen) else chosen
+        stops = split_stops(c, self.tokenizer)
 
         def draw(count: int) -> list[Example]:
             return self.stream.take(count)
@@ -111,12 +119,12 @@ class Parts(NamedTuple):
         def of(sampler: Sampler, params: Any, base: Any, teacher: Tools | None = None) -> Tools:
             def generate(tokens: Sequence[Sequence[int]], *, samples=n, prompt_ids=None, temperature=policy_temperature,
                          rules=rules, key=base):  # fmt: skip
-                how = Sampling(c.max_new_tokens, temperature, rules, (), c.stop)
+                how = Sampling(c.max_new_tokens, temperature, rules, *stops)
                 return sampler.generate(
                     params, tokens, how, key=key, step=step, samples=samples, prompt_ids=prompt_ids
                 )
 
-            how = Sampling(c.max_new_tokens, policy_temperature, rules, (), c.stop)
+            how = Sampling(c.max_new_tokens, policy_temperature, rules, *stops)
             stepper = Stepper(sampler, params, how, base, step, text.encode, text.decode)
             return Tools(
                 generate, self.encode, text.decode, score, draw, n, stepper, canonical, seed, teacher
@@ -131,18 +139,20 @@ class Parts(NamedTuple):
         )
 
     def encode(self, example: Example) -> list[int]:
-        """The prompt's token ids, through the chat template where the tokenizer has one."""
-        chat = self.tokenizer.chat if self.config.chat else None
-        return self.tokenizer.encode(chat(example.prompt) if chat else example.prompt)
+        """The prompt's token ids, as the model reads them in rollouts, evaluations and the warm start."""
+        return encode_prompt(self.config, self.tokenizer, example.prompt)
 
 
 def build(config: Config) -> Parts:
     """All parts of a run."""
     tokenizer = make_tokenizer(config)
+    split_stops(config, tokenizer)  # refuses what could never match
     objective = make_objective(config)
     check_objective(config, objective)
     layout = make_layout(config)
     model = make_model(config, tokenizer, layout)
+    encode = lambda example: encode_prompt(config, tokenizer, example.prompt)
+    config = with_room(config, encode, model.config.context, training_task(config).size)
     sampling = {
         "eos_ids": tokenizer.stop_ids or (tokenizer.eos_id,),
         "pad_id": tokenizer.pad_id,
@@ -158,7 +168,7 @@ def build(config: Config) -> Parts:
         objective = objective.taught_by(teacher.model)
     optimizer = make_optimizer(config)
     examples = eval_examples(config)
-    parts = Parts(
+    return Parts(
         config=config,
         model=model,
         tokenizer=tokenizer,
@@ -176,8 +186,6 @@ def build(config: Config) -> Parts:
         for_sampler=make_for_sampler(config, layout, model),
         teacher=teacher,
     )  # fmt: skip
-    check_prompts(parts)
-    return parts
 
 
 def batches(config: Config) -> Bucket:
@@ -369,21 +377,3 @@ def eval_examples(config: Config) -> list[Example]:
     else:
         indices = range(min(count, task.size))
     return [task.example(i) for i in indices]
-
-
-def check_prompts(parts: Parts) -> None:
-    """Refuse, before anything is compiled, prompts that leave no room for an answer."""
-    context = parts.model.config.context
-    sample = parts.eval_examples + parts.stream.at(0)[:8]
-    lengths = np.array([len(parts.encode(example)) for example in sample])
-    if lengths.min() < 1:
-        raise ConfigError(
-            f"The prompt {sample[int(lengths.argmin())].prompt!r} is empty: every prompt needs at least one token."
-        )
-    worst = int(lengths.argmax())
-    if lengths[worst] + parts.config.max_new_tokens > context:
-        raise ConfigError(
-            f"A prompt of {lengths[worst]} tokens ({sample[worst].prompt[:60]!r}...) and max_new_tokens="
-            f"{parts.config.max_new_tokens} do not fit into the model's context of {context} tokens: lower max_new_tokens or "
-            "leave out long prompts."
-        )

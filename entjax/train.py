@@ -122,7 +122,8 @@ class Loop:
         if c.sft_steps:
             length = max(len(parts.encode(e)) for e in parts.eval_examples) + c.max_new_tokens
             progress = self._progress(c.sft_steps, "warm-up step")
-            batch = solutions(setup.training_task(c), parts.tokenizer, seed=c.seed, length=length)
+            task = setup.training_task(c)
+            batch = solutions(task, parts.tokenizer, parts.encode, seed=c.seed, length=length)
 
             loss = c.sft_loss or sft.nll()
 

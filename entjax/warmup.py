@@ -13,21 +13,24 @@ import optax
 from flax import nnx
 
 from entjax import sft, sharding
-from entjax.tasks import Task, Tokenizer
+from entjax.tasks import Example, Task, Tokenizer
 from entjax.tasks.task import rng_of
 
 
 def solutions(
-    task: Task, tokenizer: Tokenizer, *, seed: int, length: int
+    task: Task, tokenizer: Tokenizer, encode: Callable[[Example], list[int]], *, seed: int, length: int
 ) -> Callable[[int, int], tuple[np.ndarray, np.ndarray]]:
-    """batch(step, size) -> (tokens, mask [size, length]) of prompts with worked answers and the end mark, deterministic."""
+    """batch(step, size) -> (tokens, mask [size, length]) of prompts with worked answers and the end mark, deterministic.
+
+    `encode` gives the tokens of a prompt as rollouts will read it.
+    """
     if task.solution is None:
         raise ValueError(f"The task {task.name} offers no worked solutions.")
     solve = task.solution
 
     def row(index: int) -> tuple[list[int], int]:
         example = task.example(index if task.size is None else index % task.size)
-        prompt = tokenizer.encode(example.prompt)
+        prompt = encode(example)
         answer = solve(example, rng_of("warmup", seed, index)) or ""
         return [*prompt, *tokenizer.encode(answer), tokenizer.eos_id][:length], len(prompt)
 

@@ -3,13 +3,18 @@
 import dataclasses
 
 import pytest
+from flax import nnx
 
 import entjax as ej
-from entjax import setup
+from entjax import room, setup
 from entjax.config import ConfigError
+from entjax.models import Decoder, save_hf
+from entjax.policy import encode_prompt, make_tokenizer, split_stops
 from entjax.rundir import RunDirectory, RunDirectoryError
 from entjax.tasks import Example, Task
+from entjax.warmup import solutions
 from tests.rollouts import world
+from tests.words import IDS, TEMPLATE, write_words
 
 
 def numbered(name, size, right):
@@ -96,3 +101,169 @@ def test_a_recipe_brings_what_makes_it_itself():
             setup.build(config(recipe=recipe))
     with pytest.raises(ConfigError, match="belongs to plain groups"):
         config(recipe="aepo", dynamic_sampling=1)
+
+
+def test_the_tokenizer_of_the_folder_goes_before_characters(tmp_path):
+    own = make_tokenizer(config(model=str(write_words(tmp_path / "own"))))
+    assert own.vocab_size == len(IDS) and own.encode("1 + 2") == [IDS["1"], IDS["+"], IDS["2"]]
+    (tmp_path / "none").mkdir()
+    for model in (tmp_path / "none", ej.config.shipped_configs() / "countdown3"):
+        assert make_tokenizer(config(model=str(model))).vocab_size == len("0123456789+") + 2
+
+
+def test_a_special_token_stops_by_its_id(tmp_path):
+    """Completions are decoded without special tokens: as a string it could never match."""
+    c = config(model=str(write_words(tmp_path)), stop=("<end>", "be quiet"))
+    assert split_stops(c, make_tokenizer(c)) == ((IDS["<end>"],), ("be quiet",))
+    c = dataclasses.replace(c, stop=("] <end>",))
+    with pytest.raises(ConfigError, match=r"decoded without '<end>'.* Name it alone"):
+        split_stops(c, make_tokenizer(c))
+    parts = setup.build(config(stop=("$", "7")))
+    how = parts.tools(None, 0).stepper.how
+    assert (how.stop_ids, how.stop_strings) == ((1,), ("7",))
+    parts.close()
+
+
+def ids(text):
+    return [IDS[word] for word in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("folder", "changes", "prompt"),
+    [
+        ({}, {}, "1 + 2"),
+        ({"begins": True}, {}, "<s> 1 + 2"),
+        ({"begins": True, "template": TEMPLATE}, {}, "[ 1 + 2 ]"),
+        ({"begins": True, "template": TEMPLATE}, {"chat": False}, "<s> 1 + 2"),
+    ],
+)
+def test_a_plain_prompt_begins_as_its_model_expects(folder, changes, prompt, tmp_path):
+    """The begin mark once, where the tokenizer would add it; a chat template writes its own; later pieces have none."""
+    c = config(model=str(write_words(tmp_path, **folder)), **changes)
+    tokenizer = make_tokenizer(c)
+    assert encode_prompt(c, tokenizer, "1 + 2") == ids(prompt)
+    assert encode_prompt(c, tokenizer, "<s> 1 + 2").count(IDS["<s>"]) == 1
+    assert tokenizer.encode("1 + 2") == ids("1 + 2")
+
+
+@pytest.fixture
+def small_chat(tmp_path):
+    """The folder of a tiny model with words and a chat template."""
+    shape = ej.models.tiny(vocab=len(IDS), width=16, layers=1, heads=2, context=32)
+    save_hf(tmp_path, Decoder(shape, rngs=nnx.Rngs(0)))
+    return str(write_words(tmp_path, template=TEMPLATE))
+
+
+def summing(prompts):
+    """A finite task of these prompts, each solved by "9"."""
+    examples = [Example(prompt, "9") for prompt in prompts]
+    return Task("sums", examples.__getitem__, len(examples), lambda e, t: 0.0, solution=lambda e, rng: "9")
+
+
+def test_the_warm_start_reads_prompts_as_rollouts_do(small_chat):
+    parts = setup.build(config(model=small_chat, task=summing(["1 + 8"] * 4), eval_prompts=2, prompts=2))
+    tokens, mask = solutions(parts.config.task, parts.tokenizer, parts.encode, seed=0, length=8)(0, 1)
+    assert tokens[0].tolist() == ids("[ 1 + 8 ] 9 </s> <pad>")
+    assert tokens[0, mask[0]].tolist() == ids("9 </s>")
+    parts.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "prompt"),
+    [
+        ({"system": "be"}, "be ] [ 1 + 2 ]"),
+        ({"chat_options": {"thinking": False}}, "[ 1 + 2 ] quiet"),
+        ({"system": "be", "chat_options": {"thinking": True}}, "be ] [ 1 + 2 ]"),
+    ],
+)
+def test_the_chat_template_takes_a_system_message_and_options(changes, prompt, tmp_path):
+    c = config(model=str(write_words(tmp_path, template=TEMPLATE)), **changes)
+    assert encode_prompt(c, make_tokenizer(c), "1 + 2") == ids(prompt)
+    assert (
+        c.identity() != dataclasses.replace(c, system="quiet").identity() != config(model=c.model).identity()
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "changes", "words"),
+    [
+        (None, {"system": "be"}, "system='be': meant for the chat template, but the tokenizer has none"),
+        (TEMPLATE, {"chat": False, "chat_options": {"thinking": 0}}, "chat=False leaves it out"),
+        (TEMPLATE, {"chat_options": {"thinkin_": False}}, "does not read thinkin_"),
+        ("{{ messages[-1]['content'] }}", {"system": "be"}, "leaves out system='be'"),
+        ("{{ raise_exception('no system') }}", {"system": "be"}, "refuses system='be': no system"),
+    ],
+)
+def test_what_no_chat_template_takes_is_refused(template, changes, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        make_tokenizer(config(model=str(write_words(tmp_path, template=template)), **changes))
+
+
+def test_characters_have_no_chat_template():
+    with pytest.raises(ConfigError, match="write it into the prompts"):
+        make_tokenizer(config(system="be"))
+    with pytest.raises(ConfigError, match="values by the name"):
+        config(chat_options=["thinking"])
+
+
+def lengths(size, long, width=90):
+    """Prompts "11..1" whose index is in their answer; those that `long` says leave no room for 24 tokens in a context of 96."""
+    return Task("lengths", lambda i: Example("1" * (width if long(i) else 5), str(i)), size, lambda e, t: 0.0,
+                alphabet="0123456789+")  # fmt: skip
+
+
+def numbers_of(parts, batches):
+    return [int(e.answer) for _ in range(batches) for e in parts.stream.next()]
+
+
+def test_every_prompt_of_a_finite_task_is_looked_at_before_a_run(capsys):
+    c = config(task=lengths(40, lambda i: i in (23, 31)), prompts=2)
+    with pytest.raises(
+        ConfigError, match=r"Example 23 .* 90 tokens .*one of 2 too long among 40 .*drop_long_prompts=true"
+    ):
+        setup.build(c)
+    parts = setup.build(c.override({"drop_long_prompts": "true"}))
+    assert "2 of 40 prompts of lengths" in capsys.readouterr().err
+    trained, held_out = numbers_of(parts, 35), [int(e.answer) for e in parts.eval_examples]
+    assert sorted(trained)[::2] == sorted(set(range(37)) - {23, 31}) and held_out == [37, 38, 39]
+    parts.close()
+    with pytest.raises(ConfigError, match=r"one of 40 too long among 40 .*: lower max_new_tokens\.$"):
+        setup.build(dataclasses.replace(c, task=lengths(40, lambda i: True), drop_long_prompts=True))
+    with pytest.raises(ConfigError, match="is empty: every prompt needs at least one token"):
+        setup.build(dataclasses.replace(c, task=lengths(40, lambda i: i == 9, width=0)))
+
+
+@pytest.mark.parametrize("size", [None, 40])
+def test_long_prompts_that_nobody_saw_do_not_end_a_run(size, monkeypatch):
+    """A task of which a sample is looked at: refused when it is read, in a sentence; with the key another prompt stands in, on a
+    resumed run too, and never one of the held-out."""
+    for name, value in {"WHOLE": 10, "SAMPLE": 4, "ENDLESS": 4, "STRIDE": 7}.items():
+        monkeypatch.setattr(room, name, value)
+    c = config(task=lengths(size, lambda i: i % 5 == 3 and 10 < i < 37), prompts=10)
+    refused = setup.build(c)
+    with pytest.raises(
+        ConfigError, match=r"Example \d+ of lengths is a prompt of 90 tokens .*drop_long_prompts=true"
+    ):
+        numbers_of(refused, 4)
+    c = c.override({"drop_long_prompts": "true"})
+    parts, resumed = setup.build(c), setup.build(c)
+    first = numbers_of(parts, 2)
+    resumed.stream.restore(parts.stream.state())
+    second = numbers_of(parts, 2)
+    assert second == numbers_of(resumed, 2) and len(first + second) == 40
+    assert not any(i % 5 == 3 and 10 < i < 37 for i in first + second)
+    held_out = {int(e.answer) for e in parts.eval_examples}
+    assert not held_out & set(first + second) and (size is None or held_out == {37, 38, 39})
+    assert c.identity() == refused.config.identity()  # a run that met one goes on
+    for made in (refused, parts, resumed):
+        made.close()
+
+
+def test_held_out_prompts_leave_room_too():
+    c = config(eval_task=lengths(10, lambda i: i == 1))
+    with pytest.raises(ConfigError, match="Example 1 of lengths"):
+        setup.build(c)
+    parts = setup.build(dataclasses.replace(c, drop_long_prompts=True))
+    assert [int(e.answer) for e in parts.eval_examples] == [0, 2, 3]
+    parts.close()
+    setup.build(dataclasses.replace(c, eval_task=lengths(10, lambda i: i == 3))).close()  # never read

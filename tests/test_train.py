@@ -222,9 +222,11 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert "before" in capsys.readouterr().out
     assert json.loads((tmp_path / "runs/small/config.json").read_text())["steps"] == 2
     for command in (["eval", "runs/small"], ["plot", "runs/small"], ["sample", "runs/small", "--prompts", "1"],
-                    ["export", "runs/small", "exported"], ["methods"], ["methods", "grpo"]):  # fmt: skip
+                    ["export", "runs/small", "exported"], ["train", "small.py", "model=exported", "steps=0", "--workdir", "next"],
+                    ["export", "next", "again"], ["methods"], ["methods", "grpo"]):  # fmt: skip
         assert cli.main(command) == 0, command
-    assert (tmp_path / "exported" / "model.safetensors").exists()
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("exported", "again"))
+    assert first == second
     assert cli.main(["train", "small.py", "stepz=2"]) == 2
     assert "did you mean 'steps'" in capsys.readouterr().err
     assert cli.main(["train", "nothing.py"]) == 2

@@ -6,7 +6,7 @@ from entjax.models.decoder import Decoder
 from entjax.models.files import CheckpointError
 from entjax.models.hf import abstract_params, load_config, load_hf, save_hf
 from entjax.models.tiny import tiny
-from entjax.models.tokenizer import load_tokenizer
+from entjax.models.tokenizer import has_tokenizer, load_tokenizer
 from entjax.models.weights import logical_axes
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "DecoderConfig",
     "Rope",
     "abstract_params",
+    "has_tokenizer",
     "init_cache",
     "load_config",
     "load_hf",

@@ -21,12 +21,16 @@ FILES = (
 )
 
 
+def has_tokenizer(folder: str | Path) -> bool:
+    """Does the folder hold a tokenizer? A character-level model's holds none."""
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+    return any((Path(folder) / name).is_file() for name in names)
+
+
 def load_tokenizer(folder: str | Path, vocab: int | None = None) -> Any:
     """The folder's tokenizer, chat template included; `vocab` checks it against the rows of the embedding."""
     folder = Path(folder)
-    if not any(
-        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-    ):
+    if not has_tokenizer(folder):
         raise CheckpointError(
             f"{folder} holds no tokenizer.json; copy the tokenizer files of the model it came from."
         )
@@ -40,6 +44,18 @@ def load_tokenizer(folder: str | Path, vocab: int | None = None) -> Any:
         largest = max(tokenizer.get_vocab().values(), default=-1)
         check_vocabulary(folder, largest + 1, vocab)
     return tokenizer
+
+
+def end_ids(folder: str | Path) -> tuple[int, ...]:
+    """The ids that end a text by the folder's generation_config.json and config.json, each of which may name none or several."""
+    found: list[int] = []
+    for path in (Path(folder) / "generation_config.json", Path(folder) / "config.json"):
+        named = read_json(path).get("eos_token_id") if path.is_file() else None
+        ids = named if isinstance(named, list) else [] if named is None else [named]
+        if not all(type(i) is int and i >= 0 for i in ids):
+            raise CheckpointError(f"{path} has eos_token_id {named!r}: write a token id or a list of them.")
+        found += ids
+    return tuple(dict.fromkeys(found))
 
 
 def check_vocabulary(folder: Path, tokens: int, vocab: int) -> None:

@@ -4,7 +4,8 @@ Face ones in hf_tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -15,6 +16,8 @@ class Tokenizer(NamedTuple):
     chat: wraps a user's message for the model (the chat template with the generation prompt), or None for
         models without one.
     stop_ids: ids that end a completion; `eos_id` is the one that training data ends with.
+    bos_id: the mark that a plain prompt begins with, or None for models that know none.
+    special: the marks that decode leaves out, text -> id.
     """
 
     encode: Callable[[str], list[int]]
@@ -25,6 +28,7 @@ class Tokenizer(NamedTuple):
     bos_id: int | None = None
     stop_ids: tuple[int, ...] = ()
     chat: Callable[[str], str] | None = None
+    special: Mapping[str, int] = MappingProxyType({})
 
 
 def char_tokenizer(alphabet: str, *, eos: str = "$", bos: str | None = None) -> Tokenizer:
@@ -56,5 +60,7 @@ def char_tokenizer(alphabet: str, *, eos: str = "$", bos: str | None = None) -> 
             symbols[token - 1] for token in map(int, tokens) if first_char <= token <= len(symbols)
         )
 
-    bos_id = None if bos is None else ids[bos]
-    return Tokenizer(encode, decode, len(symbols) + 1, pad_id=0, eos_id=1, bos_id=bos_id, stop_ids=(1,))
+    bos_id, special = None if bos is None else ids[bos], {mark: ids[mark] for mark in marks}
+    return Tokenizer(
+        encode, decode, len(symbols) + 1, pad_id=0, eos_id=1, bos_id=bos_id, stop_ids=(1,), special=special
+    )

@@ -1,12 +1,22 @@
 """Reading and comparing final answers, arithmetic, and tokenizers."""
 
+import json
 import random
 from fractions import Fraction
 
 import pytest
 
-from entjax.tasks import arithmetic, arithmetic_chat, char_tokenizer, extract_answer, numbers_equal
+from entjax.models import CheckpointError
+from entjax.tasks import (
+    arithmetic,
+    arithmetic_chat,
+    char_tokenizer,
+    extract_answer,
+    hf_tokenizer,
+    numbers_equal,
+)
 from entjax.tasks.numbers import last_boxed, last_number, parse_number
+from tests.words import IDS, write_words
 
 
 @pytest.mark.parametrize(
@@ -156,8 +166,6 @@ def test_hf_tokenizer_folder(tmp_path):
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>")
     fast.chat_template = "{% for m in messages %}[ {{ m['content'] }} ]{% endfor %}"
     fast.save_pretrained(tmp_path)
-    from entjax.tasks import hf_tokenizer
-
     tokenizer = hf_tokenizer(tmp_path)
     assert tokenizer.encode("what is one") == [4, 5, 6]
     assert tokenizer.decode([4, 5, 6, 1, 0, 99]) == "what is one"
@@ -165,3 +173,17 @@ def test_hf_tokenizer_folder(tmp_path):
     assert tokenizer.chat("what is one") == "[ what is one ]"
     with pytest.raises(FileNotFoundError, match="download the model first"):
         hf_tokenizer(tmp_path / "absent")
+
+
+def test_the_ids_of_the_generation_config_end_a_completion_too(tmp_path):
+    write_words(tmp_path)
+    stops = lambda: hf_tokenizer(tmp_path).stop_ids
+    end, other, own = IDS["<end>"], IDS["]"], IDS["</s>"]
+    assert stops() == (own,)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": other}))
+    assert stops() == (own, other)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, own]}))
+    assert stops() == (own, end, other)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": "</s>"}))
+    with pytest.raises(CheckpointError, match="write a token id or a list"):
+        stops()
