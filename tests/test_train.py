@@ -206,6 +206,17 @@ def get_config():
 """
 
 
+@pytest.mark.parametrize("name", ["quickstart.py", "configs/quickstart.py"])
+def test_a_shipped_config_is_found_anywhere(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    told = {"before": {}, "after": {}}
+    monkeypatch.setattr("entjax.train.train", lambda config, workdir, **how: seen.update(how) or told)
+    assert cli.main(["train", name, "steps=3"]) == 0
+    (tmp_path / "as_run.py").write_text(seen["source"])
+    assert ej.config.load_config("as_run.py").steps == 3
+
+
 def test_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.py").write_text(CONFIG_FILE)
