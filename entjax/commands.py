@@ -56,7 +56,7 @@ def restored(workdir: Path, overrides: Sequence[str] = ()):
     checkpoints = Checkpoints(workdir / "checkpoints", keep=1_000_000)
     if not checkpoints.steps():
         raise CheckpointFault(f"{workdir} holds no checkpoint yet.")
-    state = checkpoints.restore(checkpoints.steps()[-1], parts.like())
+    state = parts.restore(checkpoints, checkpoints.steps()[-1])
     checkpoints.close()
     return parts, state
 

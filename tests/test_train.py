@@ -1,12 +1,14 @@
 """A run from end to end on the tiny model: its directory, its metrics, exact resume, and what bad input gets."""
 
 import dataclasses
+import gc
 import json
 import os
 import signal
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -194,6 +196,37 @@ def test_checkpoint_of_another_model(finished, tmp_path):
     with pytest.raises(CheckpointFault, match="sizes differ"):
         checkpoints.restore(4, parts.fresh_state())
     checkpoints.close()
+
+
+@pytest.mark.parametrize("mesh", [{}, {"fsdp": 8}])
+def test_weights_are_held_three_times_and_no_more(tmp_path, monkeypatch, mesh):
+    """Weights and two moments: in a step of a new run, while a checkpoint is read, and in a step after that."""
+    from entjax import checkpoint
+    from entjax import train as loop
+
+    model = ej.models.tiny(vocab=19, width=24, layers=1, heads=2, context=64)
+    c = config(
+        model=model, mesh=mesh, prompts=8, minibatches=1, sft_steps=2, eval_every=0, save_every=2, steps=1
+    )
+    seen: dict[str, list[int]] = {"step": [], "restore": []}
+
+    def held():
+        gc.collect()
+        return sum(x.shape == (19, 24) for x in jax.live_arrays())
+
+    before = held()
+
+    def watch(module, name, where):
+        function = getattr(module, name)
+        look = lambda *given: (seen[where].append(held() - before), function(*given))[1]
+        monkeypatch.setattr(module, name, look)
+
+    watch(loop, "harvest_metrics", "step")
+    train(c, tmp_path)
+    watch(checkpoint, "fingerprints", "restore")
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", lambda *given, **how: None)
+    train(dataclasses.replace(c, steps=2), tmp_path, resume=True)
+    assert seen == {"step": [3, 3], "restore": [3]}
 
 
 CONFIG_FILE = """
