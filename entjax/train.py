@@ -50,6 +50,7 @@ def train(
         raise ConfigError(
             f"lag={config.lag} lets one process sample while it updates; with several processes set lag=0."
         )
+    distributed.agree(config.describe() | versions())
     parts = setup.build(config)
     files = {"config.json": json.dumps(config.describe(), indent=1)} | (
         {} if source is None else {"config.py": source}
