@@ -17,6 +17,7 @@ from etils import epath
 from entjax.rundir import LOCK
 
 FILES = ("config.py", "config.json", "metrics.jsonl", "samples.jsonl", "plots/dashboard.png")
+FOLDERS = ("tensorboard", "profile")  # only sent: a run that goes on writes new files beside the old ones
 
 
 class Place(NamedTuple):
@@ -48,10 +49,21 @@ class Place(NamedTuple):
         """Copy the local files to the bucket."""
         if self.remote is None:
             return
-        for name in FILES:
-            if (self.local / name).exists():
-                (self.remote / name).parent.mkdir(parents=True, exist_ok=True)
-                (self.remote / name).write_bytes((self.local / name).read_bytes())
+        for path in [self.local / name for name in FILES if (self.local / name).exists()] + self._longer():
+            there = self.remote / path.relative_to(self.local).as_posix()
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_bytes(path.read_bytes())
+
+    def _longer(self) -> list[Path]:
+        """The files in FOLDERS that are new or have grown."""
+        found = []
+        for path in (
+            p for folder in FOLDERS for p in sorted((self.local / folder).rglob("*")) if p.is_file()
+        ):
+            there = self.remote / path.relative_to(self.local).as_posix()
+            if not there.exists() or there.stat().length < path.stat().st_size:
+                found.append(path)
+        return found
 
 
 def place_of(workdir: str | Path) -> Place:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 def train(options) -> int:
     from entjax import distributed
-    from entjax.config import ConfigError, load_config, parse_overrides, source_as_run
+    from entjax.config import ConfigError, config_file, load_config, parse_overrides, source_as_run
     from entjax.preemption import EXIT_CODE, Preempted
     from entjax.rundir import newest_workdir
 
@@ -25,14 +25,13 @@ def train(options) -> int:
     if options.resume and options.workdir is None:
         raise ConfigError("--resume needs --workdir: the run directory to go on with.")
     changes = parse_overrides(options.override)
-    config = load_config(options.config).override(changes)
-    workdir = options.workdir or Path(
-        distributed.gather(str(newest_workdir(Path("runs"), options.config.stem)))[0]
-    )
+    path = config_file(options.config)
+    config = load_config(path).override(changes)
+    workdir = options.workdir or Path(distributed.gather(str(newest_workdir(Path("runs"), path.stem)))[0])
     from entjax.train import train
 
     try:
-        result = train(config, workdir, resume=options.resume, source=source_as_run(options.config, changes))
+        result = train(config, workdir, resume=options.resume, source=source_as_run(path, changes))
     except Preempted:
         return EXIT_CODE
     if not distributed.first():
@@ -57,7 +56,7 @@ def restored(workdir: Path, overrides: Sequence[str] = ()):
     checkpoints = Checkpoints(workdir / "checkpoints", keep=1_000_000)
     if not checkpoints.steps():
         raise CheckpointFault(f"{workdir} holds no checkpoint yet.")
-    state = checkpoints.restore(checkpoints.steps()[-1], parts.like())
+    state = parts.restore(checkpoints, checkpoints.steps()[-1])
     checkpoints.close()
     return parts, state
 

@@ -176,16 +176,18 @@ def check_syntax(path: Path) -> None:
         raise SyntaxError(str(error)) from error
 
 
+def config_file(path: str | Path) -> Path:
+    """The file that is meant: this one, or the config of its name that comes with entjax."""
+    path, own = Path(path), shipped_configs() / Path(path).name
+    if path.is_file() or own.is_file():
+        return path if path.is_file() else own
+    shipped = sorted(p.stem for p in shipped_configs().glob("*.py")) if shipped_configs().is_dir() else []
+    raise ConfigError(f"There is no config file {path}. Shipped with entjax: {', '.join(shipped) or 'none'}.")
+
+
 def load_config(path: str | Path) -> Config:
     """The config that a Python file's `get_config()` returns."""
-    path = Path(path)
-    if not path.is_file() and (shipped_configs() / path.name).is_file():
-        path = shipped_configs() / path.name
-    if not path.is_file():
-        shipped = sorted(p.stem for p in shipped_configs().glob("*.py")) if shipped_configs().is_dir() else []
-        raise ConfigError(
-            f"There is no config file {path}. Shipped with entjax: {', '.join(shipped) or 'none'}."
-        )
+    path = config_file(path)
     spec = importlib.util.spec_from_file_location(f"entjax_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from entjax.fingerprint import digest
 from entjax.tasks import Example, Report
 
 INIT_TIMEOUT = 1800  # seconds; the hosts of a spot gang come back minutes apart
@@ -177,6 +178,18 @@ def gather(value: Any) -> list[Any]:
 def anywhere(flag: bool) -> bool:
     """Is the flag set on any process? All must call it."""
     return flag if not started() else any(gather(bool(flag)))
+
+
+def agree(mine: Mapping[str, Any]) -> None:
+    """Refuse to go on where processes differ in one of these values; all must call it."""
+    told = gather({name: digest(value) for name, value in mine.items()})
+    names = sorted(n for n in set().union(*told) if any(other.get(n) != told[0].get(n) for other in told))
+    if names:
+        others = ", ".join(str(i) for i, other in enumerate(told) if other != told[0])
+        raise ClusterError(
+            f"The processes do not run the same thing: {others} of 0 to {len(told) - 1} differ from process 0 in "
+            f"{', '.join(names)}. Start all with the same command, config file and versions."
+        )
 
 
 def barrier(name: str) -> None:

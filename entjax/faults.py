@@ -84,7 +84,7 @@ def load_state(folder: Path, parts: Parts) -> tuple[TrainState, int]:
         checkpoints = Checkpoints(place, keep=1_000_000)
         usable = [s for s in checkpoints.steps() if s <= step]
         if usable:
-            state = checkpoints.restore(usable[-1], parts.like())
+            state = parts.restore(checkpoints, usable[-1])
             checkpoints.close()
             return state.replace(step=np.int32(step - 1) + 0 * state.step), usable[-1]
         checkpoints.close()

@@ -132,6 +132,7 @@ class TensorBoard:
             for name, value in metrics.items():
                 if isinstance(value, (int, float)):
                     self._writer.add_scalar(name, value, step)
+            self._writer.flush()  # a copy of the file holds the step
 
     def close(self) -> None:
         if self._writer is not None:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from entjax import distributed
+from entjax.checkpoint import Checkpoints
 from entjax.config import Config, ConfigError
 from entjax.data import PromptStream, prompts
 from entjax.learning import make_objective, make_optimizer
@@ -49,7 +49,7 @@ class Parts(NamedTuple):
     """Everything of a run that does not change while it goes."""
 
     config: Config
-    model: nnx.Module
+    model: nnx.Module  # with shapes for weights where a checkpoint was restored
     tokenizer: Tokenizer
     objective: Objective
     optimizer: optax.GradientTransformation
@@ -78,27 +78,34 @@ class Parts(NamedTuple):
         self.scorer.close()
         self.eval_scorer.close()
 
-    def fresh_state(self) -> TrainState:
-        """The state before the first step; on a mesh every device makes its own pieces."""
-        params, key = nnx.split(self.model)[1], jax.random.key(self.config.seed)
+    def fresh_state(self, params: Any = None) -> TrainState:
+        """The state before the first step, with these weights or the model's, not copied: the first step takes their memory. On a
+        mesh every device makes its own pieces."""
+        params, key = nnx.state(self.model) if params is None else params, jax.random.key(self.config.seed)
         plain = self.objective.taught_by(None)  # a teacher lies on its devices already
-        make = lambda params: state_of(params, plain, self.optimizer, key)
-        state = beside(make, params)
+        rest = lambda params: state_of(params, plain, self.optimizer, key).replace(params=None)
+        state = beside(rest, params).replace(params=params)
         return state if self.teacher is None else self.teacher.enter(state)
 
-    def like(self) -> TrainState:
-        """A state to restore into: on a mesh shapes and places only, so that nothing is held twice."""
-        if self.layout is None:
-            return self.fresh_state()
-        key = jax.jit(lambda: jax.random.key(self.config.seed), out_shardings=self.layout.whole)()
-        return abstract_state(self.model, self.objective, self.optimizer, self.layout).replace(key=key)
+    def first_weights(self) -> Any:
+        """The weights that the run began with, made again."""
+        return nnx.state(make_model(self.config, self.tokenizer, self.layout))
 
-    def with_weights(self, state: TrainState, params: Any) -> TrainState:
-        """The state with other weights: a new optimizer state, and a reference that starts from them."""
-        state = state.replace(params=params, opt_state=beside(self.optimizer.init, params))
-        if state.reference is None or self.teacher is not None:
-            return state
-        return state.replace(reference=jax.tree.map(jnp.copy, params))
+    def like(self) -> TrainState:
+        """A state to restore into: shapes and places only, so that nothing is held twice."""
+        place = None if self.layout is None else self.layout.whole
+        key = jax.jit(lambda: jax.random.key(self.config.seed), out_shardings=place)()
+        state = abstract_state(self.model, self.objective, self.optimizer, self.layout)
+        if self.layout is None:
+            state = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=key.sharding), state
+            )
+        return state.replace(key=key)
+
+    def restore(self, checkpoints: Checkpoints, step: int) -> TrainState:
+        """The state of a checkpoint. The model keeps its shapes only: the weights are the state's from here on."""
+        nnx.update(self.model, jax.eval_shape(lambda weights: weights, nnx.state(self.model)))
+        return checkpoints.restore(step, self.like())
 
     def tools(self, params: Any, step: int, *, samples: int | None = None, temperature: float | None = None,
               knobs: Mapping[str, Any] = NOTHING, held_out: bool = False) -> Tools:  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from entjax import distributed, faults, setup, sft
 from entjax.batch import Ahead, Batch, make_batch
@@ -49,6 +50,7 @@ def train(
         raise ConfigError(
             f"lag={config.lag} lets one process sample while it updates; with several processes set lag=0."
         )
+    distributed.agree(config.describe() | versions())
     parts = setup.build(config)
     files = {"config.json": json.dumps(config.describe(), indent=1)} | (
         {} if source is None else {"config.py": source}
@@ -118,7 +120,7 @@ class Loop:
     def _start(self) -> TrainState:
         """The state of a new run: the model, warmed up if asked for."""
         c, parts = self.config, self.parts
-        state = parts.fresh_state()
+        params = nnx.state(parts.model)
         if c.sft_steps:
             length = max(len(parts.encode(e)) for e in parts.eval_examples) + c.max_new_tokens
             progress = self._progress(c.sft_steps, "warm-up step")
@@ -133,7 +135,7 @@ class Loop:
 
             params = warm_up(
                 parts.model,
-                state.params,
+                params,
                 batch,
                 steps=c.sft_steps,
                 size=c.sft_batch,
@@ -144,8 +146,7 @@ class Loop:
                 teacher=None if parts.teacher is None else parts.teacher.model,
             )
             progress.close()
-            state = parts.with_weights(state, params)
-        return state
+        return parts.fresh_state(params)
 
     def _first_evaluation(self) -> None:
         if not self.before:
@@ -298,7 +299,7 @@ class Loop:
                         f"{self.run.path} holds a run of another config: resume it with its own config.py, or start this one "
                         "in another --workdir."
                     )
-                state, error = self.checkpoints.restore(step, self.parts.like()), None
+                state, error = self.parts.restore(self.checkpoints, step), None
             except ConfigError:
                 raise
             except Exception as caught:

@@ -122,6 +122,11 @@ need_distributed() { # defaults that cannot bill anyone
   need_number INIT_TIMEOUT 10 86400
 }
 
+need_extra() { # optional packages that setup installs on a host: for buckets gcs, for verifiers of mathematics tasks
+  ENTJAX_EXTRA=${ENTJAX_EXTRA:-tpu,gcs,tasks}
+  need_match ENTJAX_EXTRA '[a-z]+(,[a-z]+)*' "extras of entjax separated by commas, e.g. tpu,gcs,tasks"
+}
+
 need_value() { [ $# -ge 2 ] || die "$1 needs a value."; } # need_value "$@" at an option that takes one
 
 train_words() { # fill TRAIN with the training command; the arguments are key=value overrides

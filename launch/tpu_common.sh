@@ -36,6 +36,8 @@ setup_settings() {
   require ENTJAX_REPO "address that the hosts can git clone"
   require ENTJAX_REF "commit or tag to install; never a branch, or hosts and retries may differ"
   need_match ENTJAX_REF '[0-9a-f]{7,40}|v?[0-9]+(\.[0-9]+)+[-.a-z0-9]*' "a commit or a version tag (a branch moves)"
+  need_extra
+  need_match ENTJAX_FILES 'gs://[-A-Za-z0-9._/]+( gs://[-A-Za-z0-9._/]+)*' "Cloud Storage folders separated by spaces"
 }
 
 run_settings() {
@@ -113,7 +115,9 @@ cmd_setup() {
   local clone checkout
   clone="test -d entjax/.git || git clone --quiet $(quote "$ENTJAX_REPO") entjax"
   checkout="git -C entjax fetch --quiet --tags origin; git -C entjax checkout --quiet --detach $(quote "$ENTJAX_REF")"
-  tpu_ssh all all "set -e; $clone; $checkout; bash $WORKER_SCRIPT setup"
+  local files=""
+  if [ -n "${ENTJAX_FILES-}" ]; then files="; gcloud storage cp --quiet --recursive --no-clobber $ENTJAX_FILES entjax"; fi
+  tpu_ssh all all "set -e; $clone; $checkout; env ENTJAX_EXTRA=$ENTJAX_EXTRA bash $WORKER_SCRIPT setup$files"
 }
 
 remote_start() { # the command that each host runs; worker.sh detaches it from the ssh session

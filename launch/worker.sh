@@ -10,7 +10,8 @@
 #   stop RUN_NAME [SECONDS]      SIGTERM, wait for the save, SIGKILL after SECONDS (600)
 #
 # options: --help, --dry-run (prints what setup and start would run)
-# settings: ENTJAX_RUNS (folder for logs and process ids), LOG_URL (Cloud Storage folder that gets a copy of the log)
+# settings: ENTJAX_RUNS (folder for logs and process ids), LOG_URL (Cloud Storage folder that gets a copy of the log),
+#   ENTJAX_EXTRA (optional packages that setup installs: tpu,gcs,tasks)
 set -euo pipefail
 
 RUNS=${ENTJAX_RUNS:-$HOME/entjax-runs}
@@ -28,11 +29,15 @@ process_alive() { # a live supervisor of this run, not some other process that g
 }
 
 cmd_setup() {
+  local modules="entjax, jax"
+  need_extra
+  case ,$ENTJAX_EXTRA, in *,gcs,*) modules="$modules, gcsfs" ;; esac
+  case ,$ENTJAX_EXTRA, in *,tasks,*) modules="$modules, math_verify" ;; esac
   run python3 -m pip install --quiet --user "uv==$UV_VERSION"
   run python3 -m uv venv --quiet --allow-existing --python "$PYTHON_VERSION" "$VENV"
-  run python3 -m uv pip install --quiet --python "$VENV/bin/python" --editable "${REPO}[${ENTJAX_EXTRA:-tpu}]"
-  # Only the import: asking for devices on one host of a slice would wait for the other hosts.
-  run "$VENV/bin/python" -c 'import entjax, jax; print("entjax ready, jax", jax.__version__)'
+  run python3 -m uv pip install --quiet --python "$VENV/bin/python" --editable "${REPO}[$ENTJAX_EXTRA]"
+  # Only imports: asking for devices on one host of a slice would wait for the other hosts.
+  run "$VENV/bin/python" -c "import $modules; print('entjax ready, jax', jax.__version__)"
 }
 
 cmd_start() {

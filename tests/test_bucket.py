@@ -47,6 +47,23 @@ def test_files_go_and_come_back(cloud):
     assert str(place.checkpoints) == "gs://b/runs/one/checkpoints"
 
 
+def test_traces_are_sent_and_stay_in_the_bucket(cloud):
+    place = bucket.place_of("gs://b/runs/one")
+    trace, events = place.local / "profile/plugins/x.trace", place.local / "tensorboard/events.1"
+    for path in (trace, events):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"1")
+    place.push()
+    trace.write_bytes(b"2")  # as long as before
+    events.write_bytes(b"12")
+    place.push()
+    assert (cloud / "b/runs/one/profile/plugins/x.trace").read_bytes() == b"1"
+    place.pull()
+    assert not events.exists()
+    place.push()
+    assert (cloud / "b/runs/one/tensorboard/events.1").read_bytes() == b"12"
+
+
 @pytest.mark.parametrize("address", ["gs://bucket", "s3://bucket/run", "gs://"])
 def test_addresses_that_are_refused(address):
     with pytest.raises(ValueError, match="gs://BUCKET/FOLDER"):

@@ -1,6 +1,7 @@
 """A run from end to end on the tiny model: its directory, its metrics, exact resume, and what bad input gets."""
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import signal
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -205,6 +207,37 @@ def test_checkpoint_of_another_model(finished, tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("mesh", [{}, {"fsdp": 8}])
+def test_weights_are_held_three_times_and_no_more(tmp_path, monkeypatch, mesh):
+    """Weights and two moments: in a step of a new run, while a checkpoint is read, and in a step after that."""
+    from entjax import checkpoint
+    from entjax import train as loop
+
+    model = ej.models.tiny(vocab=19, width=24, layers=1, heads=2, context=64)
+    c = config(
+        model=model, mesh=mesh, prompts=8, minibatches=1, sft_steps=2, eval_every=0, save_every=2, steps=1
+    )
+    seen: dict[str, list[int]] = {"step": [], "restore": []}
+
+    def held():
+        gc.collect()
+        return sum(x.shape == (19, 24) for x in jax.live_arrays())
+
+    before = held()
+
+    def watch(module, name, where):
+        function = getattr(module, name)
+        look = lambda *given: (seen[where].append(held() - before), function(*given))[1]
+        monkeypatch.setattr(module, name, look)
+
+    watch(loop, "harvest_metrics", "step")
+    train(c, tmp_path)
+    watch(checkpoint, "fingerprints", "restore")
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", lambda *given, **how: None)
+    train(dataclasses.replace(c, steps=2), tmp_path, resume=True)
+    assert seen == {"step": [3, 3], "restore": [3]}
+
+
 CONFIG_FILE = """
 import entjax as ej
 
@@ -213,6 +246,17 @@ def get_config():
         task=ej.tasks.countdown(numbers=2), model=ej.models.tiny(vocab=19, width=16, layers=1, heads=2, context=64),
         steps=1, prompts=2, samples=2, max_new_tokens=9, eval_prompts=2, eval_samples=2, eval_k=(1,), lr=1e-3)
 """
+
+
+@pytest.mark.parametrize("name", ["quickstart.py", "configs/quickstart.py"])
+def test_a_shipped_config_is_found_anywhere(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    told = {"before": {}, "after": {}}
+    monkeypatch.setattr("entjax.train.train", lambda config, workdir, **how: seen.update(how) or told)
+    assert cli.main(["train", name, "steps=3"]) == 0
+    (tmp_path / "as_run.py").write_text(seen["source"])
+    assert ej.config.load_config("as_run.py").steps == 3
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):

@@ -105,14 +105,14 @@ def open_run(workdir: Path, out: Path, lines: list, prompts: int, samples: int) 
         )
         parts = setup.build(config)
         oldest, newest = steps.steps()[0], steps.steps()[-1]
-        tuned = steps.restore(newest, parts.like()).params
+        tuned = parts.restore(steps, newest).params
         if oldest == 0 and newest > 0:
-            base, words = steps.restore(0, parts.like()).params, "the checkpoint of step 0"
+            base, words = parts.restore(steps, 0).params, "the checkpoint of step 0"
         elif not config.sft_steps:
-            base, words = parts.fresh_state().params, "the weights that the run began with"
+            base, words = parts.first_weights(), "the weights that the run began with"
         elif oldest < newest:
             base, words = (
-                steps.restore(oldest, parts.like()).params,
+                parts.restore(steps, oldest).params,
                 f"the oldest checkpoint left, step {oldest}",
             )
         else:

@@ -30,7 +30,7 @@ def gather(parts: Parts, params, folder: Path, lines: Sequence[Mapping[str, Any]
     """What the page shows, as JSON: curves, evaluations, greedy accuracies of both ends, and some of their answers."""
     steps = [line for line in lines if "entropy/mean" in line]
     tests = [line for line in lines if "eval/pass@1" in line]
-    before, after = own_answers(parts, parts.fresh_state().params), own_answers(parts, params)
+    before, after = own_answers(parts, parts.first_weights()), own_answers(parts, params)
     both = compare(parts, after, their_answers(parts, folder))
     right = lambda texts: parts.eval_scorer.score(parts.eval_examples, texts)[0] >= 1
     was, now = right(before), right(after)

@@ -101,7 +101,7 @@ class Study:
             return None
         parts = setup.build(config)
         checkpoints = Checkpoints(work.absolute() / "checkpoints")
-        nnx.update(parts.model, checkpoints.restore(checkpoints.steps()[-1], parts.like()).params)
+        nnx.update(parts.model, parts.restore(checkpoints, checkpoints.steps()[-1]).params)
         checkpoints.close()
         parts.close()
         save_hf(folder, parts.model)

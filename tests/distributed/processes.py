@@ -36,16 +36,16 @@ def environment(devices):
     }
 
 
-def start(folder, workdir, *, processes, devices, changes, words=(), made="config"):
-    """The processes of one run of `made(**changes)`; their output goes to FOLDER/log-I."""
+def start(folder, workdir, *, processes, devices, changes, words=(), made="config", own=()):
+    """The processes of one run of `made(**changes)`; their output goes to FOLDER/log-I. `own`: a word of each process."""
     folder.mkdir(exist_ok=True)
     (folder / "small.py").write_text(CONFIG.format(root=str(ROOT), made=made, changes=changes))
     port, running = free_port(), []
     for i in range(processes):
         flags = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes), "--process-id", str(i),
                  "--init-timeout", "240"]  # fmt: skip
-        command = [sys.executable, "-m", "entjax", "train", "small.py", *words, "--workdir", str(workdir),
-                   *(flags if processes > 1 else [])]  # fmt: skip
+        command = [sys.executable, "-m", "entjax", "train", "small.py", *words, *own[i : i + 1], "--workdir",
+                   str(workdir), *(flags if processes > 1 else [])]  # fmt: skip
         with (folder / f"log-{i}").open("w") as log:
             running.append(
                 subprocess.Popen(command, cwd=folder, env=environment(devices), stdout=log, stderr=log)

@@ -4,6 +4,7 @@ import pytest
 
 from entjax import cli, distributed
 from entjax.distributed import Cluster, ClusterError, cluster, drop_stale_slices, expected_processes
+from entjax.fingerprint import digest
 
 
 def test_flags_of_the_launch_scripts():
@@ -51,6 +52,19 @@ def test_one_process_talks_to_itself():
     assert distributed.share() == (0, 1) and distributed.first() and not distributed.started()
     with pytest.raises(ClusterError, match="1 processes have met and 4 were expected"):
         distributed.check(4)
+
+
+def test_processes_that_differ_are_named(monkeypatch):
+    mine = {"lr": 1e-6, "mesh": {"fsdp": 2}, "jax": "1"}
+    distributed.agree(mine)
+    theirs = [{}, {"lr": 0.5, "jax": "2"}, {}, {"jax": "2"}]
+    monkeypatch.setattr(
+        distributed,
+        "gather",
+        lambda found: [found | {k: digest(v) for k, v in one.items()} for one in theirs],
+    )
+    with pytest.raises(ClusterError, match="1, 3 of 0 to 3 differ from process 0 in jax, lr"):
+        distributed.agree(mine)
 
 
 def test_overrides_may_stand_behind_the_flags():

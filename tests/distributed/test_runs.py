@@ -156,3 +156,12 @@ def test_a_refused_run_directory_ends_all_processes(alone, tmp_path):
     )
     assert codes == [2, 2], logs(tmp_path)
     assert "already holds a run" in (tmp_path / "log-1").read_text()
+
+
+def test_processes_with_different_configs_end_before_the_first_step(tmp_path):
+    how = {"processes": 2, "devices": 2, "changes": {"steps": 6, "mesh": {"fsdp": 4}}}
+    running = start(tmp_path / "two", tmp_path / "run", own=["lr=1e-6", "lr=0.5"], **how)
+    assert wait(running) == [2, 2], logs(tmp_path / "two")
+    for path in (tmp_path / "two").glob("log-*"):
+        assert "1 of 0 to 1 differ from process 0 in lr. Start all" in path.read_text()
+    assert not (tmp_path / "run").exists()

@@ -182,7 +182,12 @@ WRONG = [
     ("xpk_gke.sh", "run", "IMAGE", "gcr.io/p/entjax", "tag or a digest"),
     ("slurm_gpu.sbatch", "run", "GRACE_SECONDS", "10", "not longer than one save"),
     ("slurm_gpu.sbatch", "run", "WORKDIR_ROOT", "/tmp/runs", "local disk"),
-    ("slurm_gpu.sbatch", "run", "WORKDIR_ROOT", "runs", "absolute path"),
+    *[
+        ("slurm_gpu.sbatch", "run", "WORKDIR_ROOT", w, "absolute path")
+        for w in ("runs", "gs://b/a", "s3://b/a")
+    ],
+    ("tpu_vm.sh", "setup", "ENTJAX_EXTRA", "tpu; reboot", "extras of entjax"),
+    ("tpu_vm.sh", "setup", "ENTJAX_FILES", "models", "Cloud Storage folders"),
     *[
         ("tpu_vm.sh", "create", "RUN_NAME", name, "date")
         for name in ("rl-20261121", "rl-2026-11-21", "rl-1795219200")
@@ -223,6 +228,14 @@ def test_settings_can_come_from_a_file(tmp_path):
 def test_the_example_settings_start_nothing():
     done = script("tpu_vm.sh", "--env", str(LAUNCH / "env.sh.example"), "create")
     assert done.code == 2 and "PROJECT:" in done.err
+
+
+def test_setup_brings_folders_of_the_bucket_to_the_hosts():
+    done = script("tpu_vm.sh", "--dry-run", "setup", ENTJAX_FILES="gs://b/models gs://b/data")
+    last = shlex.split(done.out.splitlines()[-1])[-1]
+    assert last.endswith(
+        "setup; gcloud storage cp --quiet --recursive --no-clobber gs://b/models gs://b/data entjax"
+    )
 
 
 def test_overrides_reach_the_run_unchanged():

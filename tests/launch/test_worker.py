@@ -131,6 +131,9 @@ def test_setup_is_pinned(worker):
     assert code == 0, err
     assert "uv==" in text and "--python 3." in text and "import entjax, jax" in text
     assert "jax.devices" not in text  # on one host of a slice it would wait for the others
+    assert "[tpu,gcs,tasks]" in text and "gcsfs, math_verify" in text  # a gs:// workdir, the shipped configs
+    bare = worker("--dry-run", "setup", ENTJAX_EXTRA="tpu")[1]
+    assert "[tpu]" in bare and "gcsfs" not in bare and "math_verify" not in bare
 
 
 @pytest.mark.parametrize("args", [("fly", "r"), ("start",), ("start", "r"), ("logs", "r")])
