@@ -96,7 +96,7 @@ def canonical(example: Example, text: str) -> str | None:
 def _reference(example: Example) -> str:
     """The known answer; data sets such as GSM8K give a worked solution that ends in it."""
     answer = str(example.answer)
-    worked = "####" in answer or "\\boxed{" in answer
+    worked = "####" in answer or "\\boxed" in answer
     return (extract_answer(answer) if worked else None) or answer.strip()
 
 

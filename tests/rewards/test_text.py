@@ -79,3 +79,10 @@ def test_names_are_checked():
 )
 def test_copies_of_the_question(answer, expected):
     assert text.copies("What is the capital of France ?", answer) is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("2", False), ("12", True), ("12 apples.", True), ("?", False)]
+)
+def test_copies_compare_words(answer, expected):
+    assert text.copies("Tom has 12 apples", answer) is expected
