@@ -13,6 +13,7 @@ from entjax.models import DecoderConfig
 from entjax.sft import TextLoss
 from entjax.sharding import ShardingRules
 from entjax.tasks import Task
+from entjax.tasks.task import check_verifier
 from entjax.transform import Transform
 
 
@@ -81,6 +82,11 @@ def check_values(c: Any) -> None:
             raise ConfigError(
                 f"{' * '.join(names)} = {rows} rows in one batch: at most {MOST_ROWS} are sensible."
             )
+    for task in (c.task, c.eval_task or c.task):
+        try:
+            check_verifier(task)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     if c.lag > 1:
         raise ConfigError(
             f"lag={c.lag}: rollouts are made by the policy of their own step (0) or of the step before (1)."

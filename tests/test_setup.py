@@ -41,6 +41,15 @@ def test_the_last_examples_of_a_finite_task_are_not_trained_on(size, trained):
     assert seen == set(range(trained)) and held_out == set(range(trained, size))
 
 
+def test_a_verify_beside_a_verifier_is_refused():
+    pooled = numbered("pooled", 4, 1.0)._replace(
+        verifier=ej.tasks.Spec("tests.faults.verifier:contains_a_one")
+    )
+    for where in ("task", "eval_task"):
+        with pytest.raises(ValueError, match="pooled has both verify= and verifier="):
+            config(**{where: pooled})
+
+
 def test_a_single_example_cannot_be_both():
     with pytest.raises(ValueError, match="give eval_task"):
         setup.eval_examples(config(task=numbered("train", 1, 0.0)))

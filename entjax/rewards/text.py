@@ -77,7 +77,25 @@ def copies(question: str, answer: str, *, threshold: float = 0.8, max_words: int
 
 
 def weighted(*parts: tuple[float, TextReward]) -> TextReward:
-    """The weighted mean of rewards: weighted((0.9, task.verify), (0.1, tag_format()))."""
+    """The weighted mean of rewards. Of a task that is judged in this process (number_words, countdown, arithmetic):
+
+        task._replace(verify=weighted((0.9, task.verify), (0.1, tag_format())))
+
+    Of one that is judged in worker processes, in a module beside the config, say my_verifier.py,
+
+        from entjax.rewards.text import tag_format, weighted
+        from entjax.tasks.math_words import symbolic
+
+        def both():
+            return weighted((0.9, symbolic()), (0.1, tag_format()))
+
+    and in the config task._replace(verifier=ej.tasks.Spec("my_verifier:both")).
+    """
+    if not all(callable(part) for _, part in parts):
+        raise ValueError(
+            "weighted() needs functions (example, text) -> reward; a task that is judged in worker processes has none: name one "
+            "of your own that workers can build, Spec('MODULE:FUNCTION'), see help(ej.rewards.text.weighted)."
+        )
     total = sum(weight for weight, _ in parts)
     if not parts or any(weight < 0 for weight, _ in parts) or not total > 0:
         raise ValueError(f"weighted() needs weights >= 0 with a positive sum, got {[w for w, _ in parts]}.")

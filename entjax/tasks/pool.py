@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from entjax.tasks.scoring import MAX_CHARS, Scorer, Verdict, check_reward, in_process
-from entjax.tasks.task import Example, Spec, Task
+from entjax.tasks.task import Example, Spec, Task, check_verifier
 
 START_SECONDS = 120.0  # importing a symbolic algebra system on a busy machine takes its time
 LONGEST_REPLY = 65_536
@@ -65,6 +65,7 @@ def scorer(task: Task, *, workers: int = 2, limits: Limits | None = None) -> Sco
     limits = limits or Limits()
     if workers < 1 or limits.seconds <= 0 or limits.wall_seconds <= 0 or limits.memory_mb < 1:
         raise ValueError(f"scorer: workers={workers} and {limits} must be positive.")
+    check_verifier(task)
     if task.verifier is None:
         return in_process(task, max_chars=limits.max_chars)
     # last in, first out: a light load keeps to the workers that are running already

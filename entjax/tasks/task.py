@@ -35,9 +35,11 @@ class Task(NamedTuple):
 
     example:   index -> Example; the same index always gives the same example.
     size:      number of examples, or None when they never end.
-    verify:    (example, text) -> reward in [0, 1]; pure; never runs the text as code.
-    verifier:  None when `verify` is trusted to be quick on any text (our own linear-time parsers); otherwise
-               the recipe by which the bounded pool rebuilds it in a worker process.
+    verify:    (example, text) -> reward in [0, 1]; pure; never runs the text as code. It is called in this
+               process and nothing bounds its time: a call that hangs holds up the run for ever, so it must be
+               quick on any text (our own linear-time parsers are). None where there is a `verifier`.
+    verifier:  the recipe by which the bounded pool builds the function in worker processes, under limits of
+               time and memory: for anything else. None where there is a `verify`.
     alphabet:  the characters of prompts and answers, for character-level models; None for natural language.
     solution:  (example, rng) -> one worked answer, without the end-of-sequence mark; sampled, so that a warm
                start sees many.
@@ -48,11 +50,22 @@ class Task(NamedTuple):
     name: str
     example: Callable[[int], Example]
     size: int | None
-    verify: Callable[[Example, str], float]
+    verify: Callable[[Example, str], float] | None
     verifier: Spec | None = None
     alphabet: str | None = None
     solution: Callable[[Example, random.Random], str | None] | None = None
     canonical: Callable[[Example, str], str | None] | None = None
+
+
+def check_verifier(task: Task) -> None:
+    """Refuse a task with two verifiers, of which one would be passed over in silence, or with none."""
+    if (task.verify is None) != (task.verifier is None):
+        return
+    what = "no verifier" if task.verifier is None else "both verify= and verifier="
+    raise ValueError(
+        f"The task {task.name} has {what}: give verify=FUNCTION, verifier=None to judge in this process without"
+        " a limit of time, or verifier=Spec(...), verify=None to judge in worker processes."
+    )
 
 
 def check_index(index: int, size: int | None, name: str) -> None:

@@ -5,7 +5,7 @@ from tests.faults.verifier import contains_a_one
 
 
 def _countdown(**about):
-    return ej.tasks.countdown(numbers=2)._replace(verify=contains_a_one(), **about)
+    return ej.tasks.countdown(numbers=2)._replace(**{"verify": contains_a_one(), **about})
 
 
 def _base(**changes):
@@ -49,7 +49,7 @@ def everything(steps):
         reference_decay=0.9,
     )
     return _base(
-        task=_countdown(verifier=ej.tasks.task.Spec("tests.faults.verifier:contains_a_one")),
+        task=_countdown(verify=None, verifier=ej.tasks.Spec("tests.faults.verifier:contains_a_one")),
         objective=objective,
         strategy=ej.rollouts.replay(size=4, ready=0.5, tolerate=6, history=32),
         minibatches=2,

@@ -72,8 +72,7 @@ def test_reasoning_gym_scores_its_own_answers(name):
     with scorer(task, workers=1, limits=ROOMY) as pool:
         rewards, report = pool.score(examples, texts)
         assert report.verified == 4 and all(rewards[:2] == 1.0) and all(rewards[2:] < 0.1)
-    with pytest.raises(RuntimeError, match="scorer"):
-        task.verify(examples[0], "1")
+    assert task.verify is None  # not safe on model text in this process
 
 
 def test_reasoning_gym_names_and_configurations_are_checked_at_once():

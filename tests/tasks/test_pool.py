@@ -20,7 +20,7 @@ def naughty_task(folder="/", factory="naughty"):
     spec = Spec(
         f"tests.tasks.bad_verifiers:{factory}", {"folder": str(folder)} if factory == "naughty" else {}
     )
-    return Task("naughty", lambda index: Example("p"), None, lambda example, text: 0.0, verifier=spec)
+    return Task("naughty", lambda index: Example("p"), None, None, verifier=spec)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,24 @@ def test_trusted_verifiers_run_here_with_the_same_report():
         rewards, report = score(pool, ["half", "raise", "nan", "x" * 101, "half"])
     np.testing.assert_array_equal(rewards, np.array([0.5, 0, 0, 0, 0.5], np.float32))
     assert report[:6] == (2, 0, 0, 1, 1, 1) and "ZeroDivisionError" in report.message
+
+
+def test_a_task_has_one_verifier():
+    task = naughty_task()
+    with pytest.raises(ValueError, match=r"has both verify= and verifier=: .*verifier=None"):
+        scorer(task._replace(verify=lambda example, text: 1.0))
+    with pytest.raises(ValueError, match="has no verifier"):
+        scorer(task._replace(verifier=None))
+    with scorer(task._replace(verify=lambda example, text: 0.5, verifier=None)) as pool:
+        assert list(score(pool, ["loop"])[0]) == [0.5]
+
+
+def test_a_verifier_of_ones_own_may_weigh_rewards_of_the_text():
+    """Without jax in the worker: `entjax.rewards` is an empty package there."""
+    spec = Spec("tests.tasks.bad_verifiers:weighted")
+    with scorer(naughty_task()._replace(verifier=spec), workers=1) as pool:
+        rewards, report = score(pool, ["0.5", "<answer>1</answer>", "jax"])
+    assert list(rewards) == [0.25, 0.5, 0.0] and report.verified == 3
 
 
 def test_sizes_must_agree_and_limits_be_positive(pool):
