@@ -40,7 +40,7 @@ _KEPT_ENVIRONMENT = (
 
 
 class VerifierError(ValueError, RuntimeError):
-    """A verifier that cannot be loaded."""
+    """A verifier that cannot be loaded, or an example that cannot be given to it."""
 
 
 class Limits(NamedTuple):
@@ -131,11 +131,18 @@ class Worker:
         self.missing_limits = reply["missing_limits"]
 
     def judge(self, example: Example, text: str) -> tuple[Verdict, str]:
-        """The verdict on one text; never raises on account of the worker."""
+        """The verdict on one text; never raises on account of the worker. VerifierError for an example that cannot
+        be sent to one: no text of it could ever be judged.
+        """
         try:
             if self.process is None or self.process.poll() is not None:
                 self.start()
             reply = self._exchange({"example": example, "text": text}, self._limits.wall_seconds)
+        except TypeError as error:
+            raise VerifierError(
+                f"The example {example.prompt[:60]!r} cannot be sent to a verifier's worker ({error}): its answer and"
+                " meta must hold JSON values, such as dates as texts and arrays as lists."
+            ) from error
         except TimeoutError:
             self.kill()
             return Verdict(

@@ -2,6 +2,7 @@
 failure is counted.
 """
 
+import datetime
 import os
 import random
 import signal
@@ -166,6 +167,14 @@ def test_trusted_verifiers_run_here_with_the_same_report():
         rewards, report = score(pool, ["half", "raise", "nan", "x" * 101, "half"])
     np.testing.assert_array_equal(rewards, np.array([0.5, 0, 0, 0, 0.5], np.float32))
     assert report[:6] == (2, 0, 0, 1, 1, 1) and "ZeroDivisionError" in report.message
+
+
+def test_an_example_that_is_no_json_is_named(pool):
+    with pytest.raises(
+        ValueError, match=r"The example 'when was it' cannot be sent .* not JSON serializable"
+    ):
+        pool.score([Example("when was it", meta={"at": datetime.date(2026, 1, 2)})], ["0.5"])
+    assert list(score(pool, ["0.5"])[0]) == [0.5]
 
 
 def test_a_task_has_one_verifier():
