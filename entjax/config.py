@@ -33,7 +33,7 @@ from entjax.transform import Transform
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run. Sizes count prompts, samples, tokens and optimizer steps; times do not appear."""
+    """One run. Sizes count prompts, samples, tokens and optimizer steps; the only time is the limit of a verifier."""
 
     task: Task  # prompts and verifier
     model: DecoderConfig | str  # a new model, or the folder of a Hugging Face checkpoint
@@ -57,6 +57,8 @@ class Config:
     # own, else the policy itself is sampled.
     rules: Transform | Callable[[Mapping[str, Any]], Transform] | None = None
     stop: tuple[str, ...] = ()  # strings that end a completion
+    verifier_workers: int = 2  # processes that judge answers, where the task has a `verifier` for them
+    verifier_seconds: float = 5.0  # processor time per answer there; beyond it the reward is 0
     chat: bool = True  # wrap prompts with the tokenizer's chat template, if it has one
     dynamic_sampling: int = 0  # how often groups with equal rewards may be drawn again (DAPO); 0: never
     strategy: Callable | None = None  # e.g. ej.rollouts.cure(); None: plain groups
@@ -131,7 +133,8 @@ class Config:
     def identity(self) -> str:
         """A short name of everything that a resumed run must share with the checkpoint."""
         free = {"steps", "eval_every", "eval_prompts", "eval_samples", "eval_k", "save_every", "keep", "log_samples", "profile",
-                "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk", "stop_after_skips"}  # fmt: skip
+                "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk", "stop_after_skips",
+                "verifier_workers", "verifier_seconds"}  # fmt: skip
         free -= {"save_every"} if self.lag else set()  # there the batch after a save is not behind
         same = {key: value for key, value in self.describe().items() if key not in free}
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]

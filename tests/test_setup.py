@@ -41,6 +41,19 @@ def test_the_last_examples_of_a_finite_task_are_not_trained_on(size, trained):
     assert seen == set(range(trained)) and held_out == set(range(trained, size))
 
 
+def test_workers_and_seconds_of_the_verifiers_are_the_configs(monkeypatch):
+    made = []
+    monkeypatch.setattr(setup, "scorer", lambda task, **how: made.append((task.name, how)))
+    setup.make_scorers(config(eval_task=numbered("held out", 4, 1.0)))
+    setup.make_scorers(config(verifier_workers=3, verifier_seconds=10.0))
+    of = lambda workers, *limits: {"workers": workers, "limits": ej.tasks.Limits(*limits)}
+    assert made == [("train", of(2)), ("held out", of(2)), ("train", of(3, 10.0, 60.0))]
+    assert config(verifier_workers=3, verifier_seconds=10.0).identity() == config().identity()
+    for key, value in (("verifier_workers", 0), ("verifier_workers", 10**9), ("verifier_seconds", 1e9)):
+        with pytest.raises(ValueError, match=key):
+            config(**{key: value})
+
+
 def test_a_verify_beside_a_verifier_is_refused():
     pooled = numbered("pooled", 4, 1.0)._replace(
         verifier=ej.tasks.Spec("tests.faults.verifier:contains_a_one")
