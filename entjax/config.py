@@ -11,7 +11,9 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.util
+import itertools
 import json
+import sys
 import traceback
 import types
 import typing
@@ -160,10 +162,9 @@ def check_syntax(path: Path) -> None:
 
 
 def load_config(path: str | Path) -> Config:
-    """The config that a Python file's `get_config()` returns."""
-    path = Path(path)
-    if not path.is_file() and (shipped_configs() / path.name).is_file():
-        path = shipped_configs() / path.name
+    """The config that a Python file's `get_config()` returns. The file's folder is put at the end of sys.path, so that the config
+    and the workers of a verifier can import the modules beside it; no installed one is shadowed."""
+    path = _found(path)
     if not path.is_file():
         shipped = sorted(p.stem for p in shipped_configs().glob("*.py")) if shipped_configs().is_dir() else []
         raise ConfigError(
@@ -175,6 +176,8 @@ def load_config(path: str | Path) -> Config:
             f"{path} is not a Python file: a config is a .py file with a function get_config()."
         )
     module = importlib.util.module_from_spec(spec)
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
     try:
         check_syntax(path)
         spec.loader.exec_module(module)
@@ -194,6 +197,12 @@ def load_config(path: str | Path) -> Config:
             f"get_config() in {path} returned {type(config).__name__}; it must return ej.Config(...)."
         )
     return config
+
+
+def _found(path: str | Path) -> Path:
+    """The file itself, or the shipped one of that name."""
+    shipped = shipped_configs() / Path(path).name
+    return shipped if not Path(path).is_file() and shipped.is_file() else Path(path)
 
 
 def shipped_configs() -> Path:
@@ -216,14 +225,29 @@ def parse_overrides(items: list[str]) -> dict[str, str]:
 
 
 def source_as_run(path: Path, changes: Mapping[str, str]) -> str:
-    """The text of a config file that gives the config as it was run, overrides included."""
-    text = path.read_text()
+    """The text of a config file that gives the config as it was run, overrides included, from whatever folder it is read."""
+    path = _found(path)
+    text = _with_folder(path.read_text(), str(path.resolve().parent))
     if not changes:
         return text
     return (
         f"{text.rstrip()}\n\n\n# Overrides of the command line\n_without_overrides = get_config\n\n\n"
         f"def get_config():\n    return _without_overrides().override({dict(changes)!r})\n"
     )
+
+
+def _with_folder(text: str, folder: str) -> str:
+    """The text of a config file with a line, behind what must come first, that makes the modules beside it importable."""
+    first = lambda node: (
+        isinstance(node, ast.Expr) or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
+    )
+    head = list(itertools.takewhile(first, ast.parse(text).body))
+    lines = text.split("\n")
+    lines.insert(
+        head[-1].end_lineno or 0 if head else 0,
+        f"import sys; sys.path.append({folder!r})  # where the run began: for modules that lie beside its config",
+    )
+    return "\n".join(lines)
 
 
 def _read(key: str, value: Any) -> Any:
