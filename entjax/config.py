@@ -11,7 +11,9 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.util
+import itertools
 import json
+import sys
 import traceback
 import types
 import typing
@@ -32,7 +34,7 @@ from entjax.transform import Transform
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run. Sizes count prompts, samples, tokens and optimizer steps; times do not appear."""
+    """One run. Sizes count prompts, samples, tokens and optimizer steps; the only time is the limit of a verifier."""
 
     task: Task  # prompts and verifier
     model: DecoderConfig | str  # a new model, or the folder of a Hugging Face checkpoint
@@ -59,6 +61,8 @@ class Config:
     drop_long_prompts: bool = (
         False  # leave out prompts without room for max_new_tokens instead of refusing them
     )
+    verifier_workers: int = 2  # processes that judge answers, where the task has a `verifier` for them
+    verifier_seconds: float = 5.0  # processor time per answer there; beyond it the reward is 0
     chat: bool = True  # wrap prompts with the tokenizer's chat template, if it has one
     system: str = ""  # message of the system for the chat template; "": the template's own, if any
     chat_options: Mapping[str, Any] = dataclasses.field(
@@ -151,7 +155,7 @@ class Config:
         """A short name of everything that a resumed run must share with the checkpoint."""
         free = {"steps", "eval_every", "eval_prompts", "eval_samples", "eval_k", "save_every", "keep", "log_samples", "profile",
                 "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk", "stop_after_skips",
-                "drop_long_prompts"}  # fmt: skip
+                "drop_long_prompts", "verifier_workers", "verifier_seconds"}  # fmt: skip
         free -= {"save_every"} if self.lag else set()  # there the batch after a save is not behind
         same = {key: value for key, value in self.describe().items() if key not in free}
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
@@ -186,7 +190,8 @@ def config_file(path: str | Path) -> Path:
 
 
 def load_config(path: str | Path) -> Config:
-    """The config that a Python file's `get_config()` returns."""
+    """The config that a Python file's `get_config()` returns. The file's folder is put at the end of sys.path, so that the config
+    and the workers of a verifier can import the modules beside it; no installed one is shadowed."""
     path = config_file(path)
     spec = importlib.util.spec_from_file_location(f"entjax_config_{path.stem}", path)
     if spec is None or spec.loader is None:
@@ -194,6 +199,8 @@ def load_config(path: str | Path) -> Config:
             f"{path} is not a Python file: a config is a .py file with a function get_config()."
         )
     module = importlib.util.module_from_spec(spec)
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
     try:
         check_syntax(path)
         spec.loader.exec_module(module)
@@ -235,14 +242,29 @@ def parse_overrides(items: list[str]) -> dict[str, str]:
 
 
 def source_as_run(path: Path, changes: Mapping[str, str]) -> str:
-    """The text of a config file that gives the config as it was run, overrides included."""
-    text = path.read_text()
+    """The text of a config file that gives the config as it was run, overrides included, from whatever folder it is read."""
+    path = config_file(path)
+    text = _with_folder(path.read_text(), str(path.resolve().parent))
     if not changes:
         return text
     return (
         f"{text.rstrip()}\n\n\n# Overrides of the command line\n_without_overrides = get_config\n\n\n"
         f"def get_config():\n    return _without_overrides().override({dict(changes)!r})\n"
     )
+
+
+def _with_folder(text: str, folder: str) -> str:
+    """The text of a config file with a line, behind what must come first, that makes the modules beside it importable."""
+    first = lambda node: (
+        isinstance(node, ast.Expr) or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
+    )
+    head = list(itertools.takewhile(first, ast.parse(text).body))
+    lines = text.split("\n")
+    lines.insert(
+        head[-1].end_lineno or 0 if head else 0,
+        f"import sys; sys.path.append({folder!r})  # where the run began: for modules that lie beside its config",
+    )
+    return "\n".join(lines)
 
 
 def _read(key: str, value: Any) -> Any:

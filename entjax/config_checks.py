@@ -13,6 +13,7 @@ from entjax.models import DecoderConfig
 from entjax.sft import TextLoss
 from entjax.sharding import ShardingRules
 from entjax.tasks import Task
+from entjax.tasks.task import check_verifier
 from entjax.transform import Transform
 
 
@@ -21,10 +22,13 @@ class ConfigError(ValueError):
 
 
 POSITIVE = ("prompts", "samples", "max_new_tokens", "temperature", "lr", "minibatches", "microbatches", "chunk", "sampler_rows",
-            "sft_batch", "sft_lr", "eval_prompts", "eval_samples", "save_every", "keep", "stop_after_skips")  # fmt: skip
+            "sft_batch", "sft_lr", "eval_prompts", "eval_samples", "save_every", "keep", "stop_after_skips",
+            "verifier_workers", "verifier_seconds")  # fmt: skip
 NOT_NEGATIVE = ("steps", "seed", "lr_warmup", "weight_decay", "clip_gradient", "sft_steps", "eval_every", "log_samples",
                 "dynamic_sampling", "lag")  # fmt: skip
 LARGEST = 2**31 - 1
+MOST_WORKERS = 256
+LONGEST_VERIFICATION = 3600.0
 MOST_ROWS = 2**24  # of one batch: beyond that somebody meant something else
 
 A_TASK = "a Task, e.g. ej.tasks.countdown(numbers=3)"
@@ -82,6 +86,7 @@ def check_values(c: Any) -> None:
             raise ConfigError(
                 f"{' * '.join(names)} = {rows} rows in one batch: at most {MOST_ROWS} are sensible."
             )
+    _check_verifiers(c)
     if c.lag > 1:
         raise ConfigError(
             f"lag={c.lag}: rollouts are made by the policy of their own step (0) or of the step before (1)."
@@ -126,3 +131,14 @@ def check_values(c: Any) -> None:
         raise ConfigError(
             f"lr_warmup={c.lr_warmup} is longer than the run of {c.steps * c.minibatches} optimizer steps."
         )
+
+
+def _check_verifiers(c: Any) -> None:
+    for name, most in (("verifier_workers", MOST_WORKERS), ("verifier_seconds", LONGEST_VERIFICATION)):
+        if getattr(c, name) > most:
+            raise ConfigError(f"{name}={getattr(c, name)}: at most {most:g} are sensible.")
+    for task in (c.task, c.eval_task or c.task):
+        try:
+            check_verifier(task)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error

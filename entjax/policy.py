@@ -87,7 +87,7 @@ def naming(key: str, value: Any) -> Iterator[None]:
     """Put the config's key before what is wrong with the folder that it names."""
     try:
         yield
-    except (CheckpointError, FileNotFoundError) as error:
+    except (CheckpointError, OSError) as error:
         raise ConfigError(f"{key}={value}: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ from entjax.sampler import Sampler, Sampling, Shapes, make_sampler
 from entjax.sampler.shapes import Bucket
 from entjax.sharding import Layout, MeshError, beside, mirror, resharder
 from entjax.step import TrainState, make_score, make_train_step, state_of
-from entjax.tasks import Example, Scorer, Task, Tokenizer, scorer
+from entjax.tasks import Example, Limits, Scorer, Task, Tokenizer, scorer
 from entjax.teacher import Teacher, make_teacher
 from entjax.transform import NOTHING
 from entjax.types import Rollout
@@ -243,9 +244,12 @@ def check_teacher(config: Config, objective: Objective) -> None:
 def make_scorers(config: Config) -> dict[str, Scorer]:
     """What judges the answers of a run: of its training task, and of its evaluation."""
     task, held_out = config.task, evaluated_task(config)
-    train = scorer(task)
+    seconds = config.verifier_seconds
+    limits = Limits(seconds=seconds, wall_seconds=max(Limits().wall_seconds, 6 * seconds))
+    make = functools.partial(scorer, workers=config.verifier_workers, limits=limits)
+    train = make(task)
     same = held_out is task or (task.verifier is not None and task.verifier == held_out.verifier)
-    return {"scorer": train, "eval_scorer": train if same else scorer(held_out)}
+    return {"scorer": train, "eval_scorer": train if same else make(held_out)}
 
 
 def make_stream(config: Config) -> PromptStream:

@@ -1,6 +1,8 @@
 """From a config to the parts of a run: which task trains, which one is evaluated, and by whom each is judged."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import pytest
 from flax import nnx
@@ -45,6 +47,72 @@ def test_the_last_examples_of_a_finite_task_are_not_trained_on(size, trained):
     stream = setup.make_stream(c)
     seen = {e.meta["n"] for _ in range(size) for e in stream.next()}
     assert seen == set(range(trained)) and held_out == set(range(trained, size))
+
+
+def test_workers_and_seconds_of_the_verifiers_are_the_configs(monkeypatch):
+    made = []
+    monkeypatch.setattr(setup, "scorer", lambda task, **how: made.append((task.name, how)))
+    setup.make_scorers(config(eval_task=numbered("held out", 4, 1.0)))
+    setup.make_scorers(config(verifier_workers=3, verifier_seconds=10.0))
+    of = lambda workers, *limits: {"workers": workers, "limits": ej.tasks.Limits(*limits)}
+    assert made == [("train", of(2)), ("held out", of(2)), ("train", of(3, 10.0, 60.0))]
+    assert config(verifier_workers=3, verifier_seconds=10.0).identity() == config().identity()
+    for key, value in (("verifier_workers", 0), ("verifier_workers", 10**9), ("verifier_seconds", 1e9)):
+        with pytest.raises(ValueError, match=key):
+            config(**{key: value})
+
+
+CONFIG = '''"""A config with a verifier of its own."""
+
+from __future__ import annotations
+
+import my_own_verifier
+from tests.test_setup import config, numbered
+
+
+def get_config():
+    task = numbered("own", 4, 0.0)._replace(verify=None, verifier=my_own_verifier.SPEC)
+    return config(task=task, eval_prompts=2)
+'''
+VERIFIER = """from entjax.tasks.task import Spec
+
+SPEC = Spec("my_own_verifier:half")
+
+def half():
+    return lambda example, text: 0.5
+"""
+
+
+def test_modules_beside_a_config_are_found_by_it_by_its_workers_and_by_a_run_that_goes_on(
+    tmp_path, monkeypatch
+):
+    own, workdir = tmp_path / "own", tmp_path / "run"
+    own.mkdir()
+    workdir.mkdir()
+    (own / "cfg.py").write_text(CONFIG)
+    (own / "my_own_verifier.py").write_text(VERIFIER)
+
+    def rewards(path):
+        monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(own)])
+        monkeypatch.delitem(sys.modules, "my_own_verifier", raising=False)
+        task = ej.config.load_config(path).task
+        with ej.tasks.scorer(task, workers=1) as scorer:
+            return scorer.score([task.example(0)], ["x"])[0].tolist()
+
+    assert rewards(own / "cfg.py") == [0.5] and sys.path[-1] == str(own)
+    (workdir / "config.py").write_text(ej.config.source_as_run(own / "cfg.py", {"steps": "3"}))
+    assert rewards(workdir / "config.py") == [0.5]
+    assert ej.config.load_config(workdir / "config.py").steps == 3
+    assert ej.config.source_as_run(Path("quickstart.py"), {}).startswith('"""')  # a shipped one, by its name
+
+
+def test_a_verify_beside_a_verifier_is_refused():
+    pooled = numbered("pooled", 4, 1.0)._replace(
+        verifier=ej.tasks.Spec("tests.faults.verifier:contains_a_one")
+    )
+    for where in ("task", "eval_task"):
+        with pytest.raises(ValueError, match="pooled has both verify= and verifier="):
+            config(**{where: pooled})
 
 
 def test_a_single_example_cannot_be_both():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date, time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,7 +187,24 @@ def _example(name: str, number: int, row: Any, columns: Columns) -> Example:
             raise ValueError(
                 f"{where}: the {what} has {len(text)} characters, over the limit of {columns.max_chars}."
             )
-    return Example(prompt, answer, {key: row[key] for key in columns.meta})
+    return Example(prompt, answer, {key: _json(where, key, row[key]) for key in columns.meta})
+
+
+def _json(where: str, column: str, value: Any) -> Any:
+    """The value as a worker process will see it: plain JSON, dates and times as ISO text."""
+
+    def iso(value: Any) -> str:
+        if isinstance(value, date | time):
+            return value.isoformat()
+        raise TypeError(f"a {type(value).__name__}")
+
+    try:
+        return json.loads(json.dumps(value, default=iso))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{where}: the column {column!r} holds what JSON cannot write ({error}): make it a text or number,"
+            " or leave it out of meta."
+        ) from error
 
 
 def _check_names(where: str, columns: Columns, names: Sequence[str]) -> None:

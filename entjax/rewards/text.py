@@ -61,11 +61,11 @@ def distinct_ngrams(n: int = 4, *, max_chars: int = MAX_CHARS) -> TextReward:
 
 def copies(question: str, answer: str, *, threshold: float = 0.8, max_words: int = 1000) -> bool:
     """Does the answer only repeat the question: contained in it, or more than `threshold` of its words in the question's order
-    (ROUGE-L precision)? An empty answer copies nothing."""
-    words, source = answer.lower().split()[:max_words], question.lower().split()[:max_words]
+    (ROUGE-L precision)? Words are compared without the punctuation around them. An empty answer copies nothing."""
+    words, source = _words(answer, max_words), _words(question, max_words)
     if not words:
         return False
-    if " ".join(words) in " ".join(source):
+    if f" {' '.join(words)} " in f" {' '.join(source)} ":
         return True
     row = [0] * (len(source) + 1)  # longest common subsequences with the words so far
     for word in words:
@@ -77,11 +77,29 @@ def copies(question: str, answer: str, *, threshold: float = 0.8, max_words: int
 
 
 def weighted(*parts: tuple[float, TextReward]) -> TextReward:
-    """The weighted mean of rewards: weighted((0.9, task.verify), (0.1, tag_format()))."""
+    """The weighted mean of rewards. Of a task that is judged in this process (number_words, countdown, arithmetic):
+
+        task._replace(verify=weighted((0.9, task.verify), (0.1, tag_format())))
+
+    Of one that is judged in worker processes, in a module beside the config, say my_verifier.py,
+
+        from entjax.rewards.text import tag_format, weighted
+        from entjax.tasks.math_words import symbolic
+
+        def both():
+            return weighted((0.9, symbolic()), (0.1, tag_format()))
+
+    and in the config task._replace(verifier=ej.tasks.Spec("my_verifier:both")).
+    """
     total = sum(weight for weight, _ in parts)
     if not parts or any(weight < 0 for weight, _ in parts) or not total > 0:
         raise ValueError(f"weighted() needs weights >= 0 with a positive sum, got {[w for w, _ in parts]}.")
     return lambda example, text: sum(weight * part(example, text) for weight, part in parts) / total
+
+
+def _words(text: str, most: int) -> list[str]:
+    words = (word.strip(".,;:!?") for word in text.lower().split(maxsplit=most)[:most])
+    return [word for word in words if word]
 
 
 def _check(tags: Sequence[str], max_chars: int) -> None:

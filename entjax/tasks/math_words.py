@@ -13,18 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from entjax.tasks.numbers import extract_answer, numbers_equal, parse_number
-from entjax.tasks.task import Example, Spec, Task, check_index
+from entjax.tasks.task import Example, Spec, Task, check_index, same_as
 
 LONGEST_FORMULA = 200
 
 
 def math_words(source: Sequence[Example], *, name: str = "math-words") -> Task:
     """Problems with numbers or formulas as answers, judged with math-verify in the verifier pool."""
-
-    def verify(example: Example, text: str) -> float:
-        return symbolic()(example, text)
-
     spec = Spec(f"{__name__}:symbolic")
+    verify = same_as(spec, lambda example, text: symbolic()(example, text))
     return Task(name, _reader(source, name), len(source), verify, verifier=spec, canonical=canonical)
 
 
@@ -96,7 +93,7 @@ def canonical(example: Example, text: str) -> str | None:
 def _reference(example: Example) -> str:
     """The known answer; data sets such as GSM8K give a worked solution that ends in it."""
     answer = str(example.answer)
-    worked = "####" in answer or "\\boxed{" in answer
+    worked = "####" in answer or "\\boxed" in answer
     return (extract_answer(answer) if worked else None) or answer.strip()
 
 

@@ -17,28 +17,33 @@ _DIGITS = r"[0-9]{1,40}"
 _GROUPED = r"[0-9]{1,3}(?:,[0-9]{3}){1,12}(?![0-9])"
 _PLAIN = rf"(?:{_GROUPED}|{_DIGITS})(?:\.[0-9]{{0,40}})?|\.{_DIGITS}"
 _DECIMAL = re.compile(rf"[-+]?(?:{_PLAIN})", re.ASCII)
-_SCIENTIFIC = re.compile(rf"([-+]?{_DIGITS}(?:\.[0-9]{{0,40}})?)[eE]([-+]?[0-9]{{1,2}})", re.ASCII)
+_EXPONENT = r"[eE][-+]?[0-9]{1,2}(?![0-9])"
+_SCIENTIFIC = re.compile(rf"([-+]?(?:{_PLAIN}))[eE]([-+]?[0-9]{{1,2}})", re.ASCII)
 _RATIO = re.compile(rf"([-+]?(?:{_PLAIN})) ?/ ?([-+]?(?:{_PLAIN}))", re.ASCII)
 _FRAC = re.compile(rf"([-+]?)\\[dt]?frac ?\{{([-+]?{_DIGITS})\}} ?\{{([-+]?{_DIGITS})\}}", re.ASCII)
+_UNSIGNED = rf"(?<![0-9])(?:{_PLAIN})(?![0-9])(?:{_EXPONENT}| ?/ ?{_DIGITS}(?![0-9]))?"
 # a sign belongs to the number only when nothing that could be subtracted from stands before it: "5-3" ends in
 # 3
-_IN_TEXT = re.compile(
-    rf"(?:(?<![0-9A-Za-z)\]}}])[-+])?(?<![0-9])(?:{_PLAIN})(?![0-9])(?: ?/ ?{_DIGITS}(?![0-9]))?"
-    rf"|{_FRAC.pattern}",
-    re.ASCII,
-)
+_IN_TEXT = re.compile(rf"(?:(?<![0-9A-Za-z)\]}}])[-+])?{_UNSIGNED}|{_FRAC.pattern}", re.ASCII)
+# TeX needs no braces around one number
+_BOXED = re.compile(rf"\\boxed[ \t]{{0,4}}(?:\{{|([-+]?{_UNSIGNED}|{_FRAC.pattern}))", re.ASCII)
+_MINUS = re.compile("\N{MINUS SIGN}|\N{EN DASH}(?=[0-9.])")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,19} ?= ?", re.ASCII)
 
 
 def parse_number(text: str) -> Fraction | None:
     """An integer, decimal, ratio, `\\frac{a}{b}` or number with exponent, as an exact fraction; None for
     anything else.
 
-    Dollar and percent signs and blanks around the number are dropped; commas may group thousands.
+    Dollar and percent signs, blanks around the number and one name before it (`x = 42`) are dropped; commas,
+    also TeX's `{,}`, may group thousands.
     """
     if len(text) > LONGEST_NUMBER:
         return None
     text = text.replace("\\$", "").replace("\\%", "").replace("$", "").replace("%", "").strip().rstrip(".")
-    text = text.replace("\N{MINUS SIGN}", "-")
+    text = _MINUS.sub("-", text).replace("{,}", ",")
+    if name := _NAME.match(text):
+        text = text[name.end() :]
     if _DECIMAL.fullmatch(text):
         return Fraction(_plain(text))
     if match := _SCIENTIFIC.fullmatch(text):
@@ -60,22 +65,27 @@ def numbers_equal(a: str, b: str) -> bool:
 
 
 def extract_answer(text: str) -> str | None:
-    """The final answer: inside the last `\\boxed{}`, else in the last `<answer>`, else after the last `####`,
-    else the last number.
+    """The final answer: inside the last `\\boxed{}`, else in the last `<answer>`, else after the last `####`
+    that heads no section, else the last number. Signs that look like a minus are one.
     """
+    text = _MINUS.sub("-", text[-TAIL:])
     for find in (last_boxed, last_tagged, last_hashes, last_number):
-        found = find(text[-TAIL:])
+        found = find(text)
         if found is not None:
             return found
     return None
 
 
 def last_boxed(text: str) -> str | None:
-    """What the braces of the last `\\boxed` enclose, found by one scan that counts braces."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
+    """What the braces of the last `\\boxed` enclose, found by one scan that counts braces; without braces the
+    number behind it.
+    """
+    found = [None, *_BOXED.finditer(text)][-1]
+    if found is None:
         return None
-    start += len("\\boxed{")
+    if found[1]:
+        return found[1].rstrip(".")
+    start = found.end()
     depth = 1
     for end in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[end], 0)
@@ -92,16 +102,21 @@ def last_tagged(text: str) -> str | None:
 
 
 def last_hashes(text: str) -> str | None:
-    """The rest of the line after the last `####`."""
-    start = text.rfind("####")
-    rest = "" if start < 0 else text[start + 4 :].partition("\n")[0].strip()
-    return rest or None
+    """The rest of the last line with `####` that holds a number; the text's last line may hold anything.
+    Elsewhere `####` is Markdown and heads a section: "#### Final Answer".
+    """
+    lines = text.rstrip().split("\n")
+    for number, line in reversed(list(enumerate(lines, start=1))):
+        rest = line.rpartition("####")[2].strip() if "####" in line else ""
+        if rest and (number == len(lines) or last_number(rest) is not None):
+            return rest
+    return None
 
 
 def last_number(text: str) -> str | None:
     """The last number (integer, decimal or ratio) in the text."""
     found = None
-    for match in _IN_TEXT.finditer(text[-TAIL:]):
+    for match in _IN_TEXT.finditer(text[-TAIL:].replace("{,}", ",")):
         found = match[0]
     return None if found is None else found.rstrip(".")
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from entjax.tasks.scoring import MAX_CHARS, Scorer, Verdict, check_reward, in_process
-from entjax.tasks.task import Example, Spec, Task
+from entjax.tasks.task import Example, Spec, Task, check_verifier
 
 START_SECONDS = 120.0  # importing a symbolic algebra system on a busy machine takes its time
 LONGEST_REPLY = 65_536
@@ -40,7 +40,7 @@ _KEPT_ENVIRONMENT = (
 
 
 class VerifierError(ValueError, RuntimeError):
-    """A verifier that cannot be loaded."""
+    """A verifier that cannot be loaded, or an example that cannot be given to it."""
 
 
 class Limits(NamedTuple):
@@ -65,6 +65,7 @@ def scorer(task: Task, *, workers: int = 2, limits: Limits | None = None) -> Sco
     limits = limits or Limits()
     if workers < 1 or limits.seconds <= 0 or limits.wall_seconds <= 0 or limits.memory_mb < 1:
         raise ValueError(f"scorer: workers={workers} and {limits} must be positive.")
+    check_verifier(task)
     if task.verifier is None:
         return in_process(task, max_chars=limits.max_chars)
     # last in, first out: a light load keeps to the workers that are running already
@@ -130,11 +131,18 @@ class Worker:
         self.missing_limits = reply["missing_limits"]
 
     def judge(self, example: Example, text: str) -> tuple[Verdict, str]:
-        """The verdict on one text; never raises on account of the worker."""
+        """The verdict on one text; never raises on account of the worker. VerifierError for an example that cannot
+        be sent to one: no text of it could ever be judged.
+        """
         try:
             if self.process is None or self.process.poll() is not None:
                 self.start()
             reply = self._exchange({"example": example, "text": text}, self._limits.wall_seconds)
+        except TypeError as error:
+            raise VerifierError(
+                f"The example {example.prompt[:60]!r} cannot be sent to a verifier's worker ({error}): its answer and"
+                " meta must hold JSON values, such as dates as texts and arrays as lists."
+            ) from error
         except TimeoutError:
             self.kill()
             return Verdict(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from entjax.tasks.numbers import last_boxed, last_tagged
-from entjax.tasks.task import Example, Spec, Task, check_index
+from entjax.tasks.task import Example, Spec, Task, check_index, same_as
 
 SIZE = 1_000_000  # these data sets are virtual: an example costs nothing until it is asked for
 
@@ -41,7 +41,9 @@ def reasoning_gym(name: str, *, seed: int = 0, size: int = SIZE, **config: Any) 
         )
 
     spec = Spec(f"{__name__}:verifier", arguments)
-    return Task(f"reasoning_gym/{name}", example, size, verify, verifier=spec, canonical=canonical)
+    return Task(
+        f"reasoning_gym/{name}", example, size, same_as(spec, verify), verifier=spec, canonical=canonical
+    )
 
 
 def verifier(**arguments: Any) -> Callable[[Example, str], float]:

@@ -118,10 +118,13 @@ def in_process(task: Task, *, max_chars: int = MAX_CHARS) -> Scorer:
     """Score in a thread of this process: for verifiers that are trusted to be quick on any text. Nothing
     bounds their time.
     """
+    verify = task.verify
+    if verify is None:
+        raise ValueError(f"The task {task.name} is judged in worker processes: use ej.tasks.scorer(task).")
 
     def judge(example: Example, text: str) -> tuple[Verdict, str]:
         try:
-            reward = task.verify(example, text)
+            reward = verify(example, text)
         except Exception as error:
             return Verdict(
                 0.0, "raised"

@@ -35,9 +35,12 @@ class Task(NamedTuple):
 
     example:   index -> Example; the same index always gives the same example.
     size:      number of examples, or None when they never end.
-    verify:    (example, text) -> reward in [0, 1]; pure; never runs the text as code.
-    verifier:  None when `verify` is trusted to be quick on any text (our own linear-time parsers); otherwise
-               the recipe by which the bounded pool rebuilds it in a worker process.
+    verify:    (example, text) -> reward in [0, 1]; pure; never runs the text as code. It is called in this
+               process and nothing bounds its time: a call that hangs holds up the run for ever, so it must be
+               quick on any text (our own linear-time parsers are).
+    verifier:  the recipe by which the bounded pool builds the function in worker processes, under limits of
+               time and memory: for anything else. Where there is one, a run asks it and not `verify`, which may
+               be None.
     alphabet:  the characters of prompts and answers, for character-level models; None for natural language.
     solution:  (example, rng) -> one worked answer, without the end-of-sequence mark; sampled, so that a warm
                start sees many.
@@ -48,11 +51,32 @@ class Task(NamedTuple):
     name: str
     example: Callable[[int], Example]
     size: int | None
-    verify: Callable[[Example, str], float]
+    verify: Callable[[Example, str], float] | None
     verifier: Spec | None = None
     alphabet: str | None = None
     solution: Callable[[Example, random.Random], str | None] | None = None
     canonical: Callable[[Example, str], str | None] | None = None
+
+
+def check_verifier(task: Task) -> None:
+    """Refuse a task without a verifier, and one of entjax whose `verify` was replaced: in silence the pool
+    would go on with the old one.
+    """
+    own = task.verifier is not None and task.verifier.factory.startswith("entjax.")
+    replaced = own and task.verify is not None and getattr(task.verify, "spec", None) != task.verifier
+    if not replaced and (task.verify is not None or task.verifier is not None):
+        return
+    what = "a verify= beside the verifier that it came with" if replaced else "no verifier"
+    raise ValueError(
+        f"The task {task.name} has {what}: give verify=FUNCTION, verifier=None to judge in this process without"
+        " a limit of time, or verifier=Spec(...), verify=None to judge in worker processes."
+    )
+
+
+def same_as(spec: Spec, verify: Callable[[Example, str], float]) -> Callable[[Example, str], float]:
+    """`verify` marked as what the pool builds from `spec`."""
+    setattr(verify, "spec", spec)  # noqa: B010  (a function takes any attribute, a type checker none)
+    return verify
 
 
 def check_index(index: int, size: int | None, name: str) -> None:

@@ -1,13 +1,14 @@
 """A verifier's worker process: reads one JSON line per text from its input, writes one JSON line with the
 verdict. Started by pool.py.
 
-It is run as a file, not as a module, and puts an empty package in the place of `entjax`: importing the real
-one would import jax, which takes seconds and memory in every worker. Modules of `entjax.tasks` import fine
-under the empty package, as they need no jax.
+It is run as a file, not as a module, and puts empty packages in the place of `entjax` and `entjax.rewards`:
+importing the real ones would import jax, which takes seconds and memory in every worker. Modules of
+`entjax.tasks` and `entjax.rewards.text` import fine under the empty packages, as they need no jax.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -43,28 +44,32 @@ def main() -> None:
 def load(hello: dict[str, Any]) -> tuple[Callable, Callable]:
     """The verifier named by the first line, and the Example type that it takes.
 
-    A verifier's module may say `import entjax as ej` and use `ej.tasks`; of the empty package it sees the
-    submodules.
+    A verifier's module may say `import entjax as ej` and use `ej.tasks` and `ej.rewards.text`; of the empty
+    packages it sees the submodules.
     """
     sys.path[:] = hello["path"]
     module, _, function = hello["factory"].partition(":")
-    package = types.ModuleType("entjax")
-    package.__path__ = [hello["package"]]
-    package.__getattr__ = submodule
-    sys.modules["entjax"] = package
+    for name, folder in (
+        ("entjax", hello["package"]),
+        ("entjax.rewards", os.path.join(hello["package"], "rewards")),
+    ):
+        package = types.ModuleType(name)
+        package.__path__ = [folder]
+        package.__getattr__ = functools.partial(submodule, name)
+        sys.modules[name] = package
     factory = getattr(importlib.import_module(module), function)
     from entjax.tasks.task import Example
 
     return factory(**(hello["kwargs"] or {})), Example
 
 
-def submodule(name: str) -> types.ModuleType:
-    """What `entjax.<name>` is under the empty package."""
+def submodule(package: str, name: str) -> types.ModuleType:
+    """What `<package>.<name>` is under an empty package."""
     try:
-        return importlib.import_module(f"entjax.{name}")
+        return importlib.import_module(f"{package}.{name}")
     except ModuleNotFoundError as error:
         raise AttributeError(
-            f"In a verifier's worker entjax has submodules only, and none is named {name}."
+            f"In a verifier's worker {package} has submodules only, and none is named {name}."
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Rows of files as examples, and the sentence that each kind of bad file gets."""
 
+import datetime
 import gzip
 import json
 
@@ -156,3 +157,16 @@ def test_tfds_mistakes_are_named(prepared):
         tfds(prepared, "test")
     with pytest.raises(FileNotFoundError, match="no data set at"):
         tfds(f"{prepared}/absent")
+
+
+def test_dates_beside_a_prompt_become_text_and_what_is_no_json_is_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "x.parquet"
+    at = datetime.datetime(2026, 1, 2, 3, 4)
+    rows = [{"prompt": "p", "answer": "a", "at": at, "days": [at.date()], "raw": b"x"}]
+    table.write_table(pyarrow.Table.from_pylist(rows), path)
+    example = parquet(path, meta=["at", "days"])[0]
+    assert example.meta == {"at": "2026-01-02T03:04:00", "days": ["2026-01-02"]}
+    with pytest.raises(ValueError, match=r"row 1: the column 'raw' holds what JSON cannot write \(a bytes\)"):
+        parquet(path, meta=["raw"])

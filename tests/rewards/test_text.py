@@ -5,6 +5,7 @@ import time
 import pytest
 
 from entjax.rewards import text
+from entjax.tasks import Example, math_words
 from entjax.tasks.scoring import check_reward
 
 GOOD = " <think> 1+1 is 2 </think>\n<answer>2</answer> "
@@ -50,6 +51,8 @@ def test_weighted_mean_stays_a_reward():
     assert check_reward(reward("", GOOD))[0].outcome == "verified"
     with pytest.raises(ValueError, match="positive sum"):
         text.weighted()
+    with pytest.raises(ValueError, match="judged in worker processes has none"):
+        text.weighted((0.9, math_words([Example("?", "x")]).verify), (0.1, text.tag_format()))
 
 
 @pytest.mark.parametrize(
@@ -79,3 +82,10 @@ def test_names_are_checked():
 )
 def test_copies_of_the_question(answer, expected):
     assert text.copies("What is the capital of France ?", answer) is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("2", False), ("12", True), ("12 apples.", True), ("?", False)]
+)
+def test_copies_compare_words(answer, expected):
+    assert text.copies("Tom has 12 apples", answer) is expected

@@ -49,6 +49,16 @@ def naughty(folder: str = "/"):
     return lambda example, text: actions[text]() if text in actions else float(text)
 
 
+def weighted():
+    """Half for the number that the text is, half for its form; 1 where the worker has imported jax."""
+    import entjax as ej
+
+    def number(example, text):
+        return float(text) if text[0].isdigit() else float("jax" in sys.modules)
+
+    return ej.rewards.text.weighted((0.5, number), (0.5, ej.rewards.text.tag_format(("answer",))))
+
+
 def missing():
     raise ImportError("this verifier needs a library: pip install 'entjax[tasks]'.")
 

@@ -2,17 +2,20 @@
 
 import json
 import random
+import time
 from fractions import Fraction
 
 import pytest
 
 from entjax.models import CheckpointError
 from entjax.tasks import (
+    Example,
     arithmetic,
     arithmetic_chat,
     char_tokenizer,
     extract_answer,
     hf_tokenizer,
+    number_words,
     numbers_equal,
 )
 from entjax.tasks.numbers import last_boxed, last_number, parse_number
@@ -38,6 +41,14 @@ from tests.words import IDS, write_words
         ("-\\dfrac{1}{2}", Fraction(-1, 2)),
         ("1.5e3", 1500),
         ("2E-2", Fraction(1, 50)),
+        ("1e5", 100_000),
+        ("-.5e1", -5),
+        ("\N{EN DASH}3", -3),
+        ("\N{EN DASH}.5", Fraction(-1, 2)),
+        ("x=42", 42),
+        ("total_1 = -3/4", Fraction(-3, 4)),
+        ("1{,}234", 1234),
+        ("1{,}234{,}567.5", Fraction(2469135, 2)),
         ("1" + "0" * 39, 10**39),
     ],
 )
@@ -67,6 +78,14 @@ def test_numbers_are_read_exactly(text, value):
         "1" * 101,
         "²",
         "1e",
+        "1{,}23",
+        "x=",
+        "x=y",
+        "x=y=1",
+        "=1",
+        "1=1",
+        "x" * 21 + "=1",
+        "5\N{EN DASH}3",
         "\\frac{1}{2",
         "+",
         ".",
@@ -96,6 +115,23 @@ def test_equality_is_exact():
         ("we get \\frac{2}{6}", "\\frac{2}{6}"),
         ("12 apples cost 3.50", "3.50"),
         ("\\boxed{1", "1"),
+        ("\\boxed 2 of 3", "2"),
+        ("$\\boxed -1.5.$ 3", "-1.5"),
+        ("\\boxed\\frac{1}{2}, 3", "\\frac{1}{2}"),
+        ("\\boxed {x=42} 3", "x=42"),
+        ("\\boxed{5}, which I have \\boxed as asked in 1 step", "5"),
+        ("\\boxed{1{,}234} 3", "1{,}234"),
+        ("costs 1{,}234 in all", "1,234"),
+        ("#### Final Answer\n42", "42"),
+        ("#### 42\n#### Check\nIt holds", "42"),
+        ("3 + 4\n#### x+y\n", "x+y"),
+        ("#### ", None),
+        ("The answer is \N{MINUS SIGN}5.", "-5"),
+        ("The answer is \N{EN DASH}5.", "-5"),
+        ("pages 5\N{EN DASH}10", "10"),
+        ("it is 1e5", "1e5"),
+        ("it is -2.5E-3.", "-2.5E-3"),
+        ("1e999", "999"),
         ("none", None),
         ("7" * 50, None),
     ],
@@ -108,6 +144,39 @@ def test_a_box_with_deep_braces_is_read_to_its_end():
     inner = "{" * 1000 + "1" + "}" * 1000
     assert last_boxed("\\boxed{" + inner + "}") == inner
     assert last_number("a" * 10_000 + " 12") == "12"
+
+
+@pytest.mark.parametrize(
+    "reference,text,reward",
+    [
+        ("5", "The answer is \N{MINUS SIGN}5.", 0.0),
+        ("-5", "The answer is \N{MINUS SIGN}5.", 1.0),
+        ("100000", "It is 1e5", 1.0),
+        ("42", "\\boxed{x=42}", 1.0),
+        ("x = 42", "42", 1.0),
+        ("1234", "\\boxed{1{,}234}", 1.0),
+        ("so $\\boxed 2$ of 3", "\\boxed 2", 1.0),
+        ("42", "#### Final Answer\n42", 1.0),
+    ],
+)
+def test_answers_are_compared_as_they_are_written(reference, text, reward):
+    task = number_words([Example("?", reference)])
+    assert task.verify(task.example(0), text) == reward
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "\\boxed" * 20_000, "\\boxed 1" * 10_000, "\\boxed{" * 10_000, "####" * 30_000, "#### 1\n" * 15_000,
+        "#### x\n" * 15_000, "\N{EN DASH}" * 100_000, "{,}" * 30_000, "1{,}" * 30_000, "1e" * 50_000, "x=" * 50_000,
+    ],
+)  # fmt: skip
+def test_hostile_texts_cost_little(hostile):
+    start = time.process_time()
+    parse_number(extract_answer(hostile) or "")
+    last_boxed(hostile)
+    last_number(hostile)
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("task", [arithmetic(3), arithmetic(1, "*"), arithmetic_chat(2, "-")])

@@ -2,6 +2,7 @@
 failure is counted.
 """
 
+import datetime
 import os
 import random
 import signal
@@ -10,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from entjax.tasks import Example, Limits, Spec, Task, countdown, scorer
+from entjax.tasks import Example, Limits, Spec, Task, countdown, math_words, scorer
 from entjax.tasks.pool import Worker
 
 QUICK = Limits(seconds=0.3, wall_seconds=4.0, memory_mb=256)
@@ -166,6 +167,32 @@ def test_trusted_verifiers_run_here_with_the_same_report():
         rewards, report = score(pool, ["half", "raise", "nan", "x" * 101, "half"])
     np.testing.assert_array_equal(rewards, np.array([0.5, 0, 0, 0, 0.5], np.float32))
     assert report[:6] == (2, 0, 0, 1, 1, 1) and "ZeroDivisionError" in report.message
+
+
+def test_an_example_that_is_no_json_is_named(pool):
+    with pytest.raises(
+        ValueError, match=r"The example 'when was it' cannot be sent .* not JSON serializable"
+    ):
+        pool.score([Example("when was it", meta={"at": datetime.date(2026, 1, 2)})], ["0.5"])
+    assert list(score(pool, ["0.5"])[0]) == [0.5]
+
+
+def test_a_verify_that_would_be_passed_over_is_refused():
+    task = math_words([Example("q", "1")])
+    with pytest.raises(ValueError, match=r"beside the verifier that it came with: .*verifier=None"):
+        scorer(task._replace(verify=lambda example, text: 1.0))
+    with pytest.raises(ValueError, match="has no verifier"):
+        scorer(task._replace(verify=None, verifier=None))
+    with scorer(task._replace(verify=lambda example, text: 0.5, verifier=None)) as pool:
+        assert list(score(pool, ["loop"])[0]) == [0.5]
+
+
+def test_a_verifier_of_ones_own_may_weigh_rewards_of_the_text():
+    """Without jax in the worker: `entjax.rewards` is an empty package there."""
+    spec = Spec("tests.tasks.bad_verifiers:weighted")
+    with scorer(naughty_task()._replace(verifier=spec), workers=1) as pool:
+        rewards, report = score(pool, ["0.5", "<answer>1</answer>", "jax"])
+    assert list(rewards) == [0.25, 0.5, 0.0] and report.verified == 3
 
 
 def test_sizes_must_agree_and_limits_be_positive(pool):
