@@ -5,7 +5,6 @@ import time
 import pytest
 
 from entjax.rewards import text
-from entjax.tasks import Example, math_words
 from entjax.tasks.scoring import check_reward
 
 GOOD = " <think> 1+1 is 2 </think>\n<answer>2</answer> "
@@ -51,8 +50,6 @@ def test_weighted_mean_stays_a_reward():
     assert check_reward(reward("", GOOD))[0].outcome == "verified"
     with pytest.raises(ValueError, match="positive sum"):
         text.weighted()
-    with pytest.raises(ValueError, match="judged in worker processes has none"):
-        text.weighted((0.9, math_words([Example("?", "x")]).verify), (0.1, text.tag_format()))
 
 
 @pytest.mark.parametrize(
