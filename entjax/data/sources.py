@@ -78,10 +78,7 @@ def parquet(
     except ArrowInvalid as error:
         raise ValueError(f"{name} is not a readable parquet file: {error}") from error
     _check_names(name, columns, file.schema_arrow.names)
-    batches = file.iter_batches(columns=_wanted(columns))
-    return _in_memory(
-        name, enumerate((row for part in batches for row in part.to_pylist()), start=1), columns
-    )
+    return _in_memory(name, _parquet_rows(name, file.iter_batches(columns=_wanted(columns))), columns)
 
 
 def tfds(
@@ -129,22 +126,41 @@ def _in_memory(name: str, rows: Iterable[tuple[int, Any]], columns: Columns) -> 
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _json_row(path, number, line)
+
+
+def _json_row(path: Path, number: int, line: bytes) -> Any:
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_row(path, number, line)
+        return json.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name} is not UTF-8 text: {error}. Is it compressed or binary?") from error
-
-
-def _json_row(path: Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
+        raise ValueError(
+            f"{path.name}, row {number}, is not UTF-8 text: {error}. Is the file compressed or binary?"
+        ) from error
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
             f"{path.name}, row {number}, is not JSON ({error}): one object a line is expected."
         ) from error
+
+
+def _parquet_rows(name: str, batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    number = 0
+    try:
+        for part in batches:
+            for row in _part_rows(part):
+                number += 1
+                yield number, row
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}, row {number + 1}, is not UTF-8 text: {error}.") from error
+
+
+def _part_rows(part: Any) -> Iterable[Any]:
+    try:
+        return part.to_pylist()
+    except UnicodeDecodeError:  # one by one, up to the row that it is in
+        return (part.slice(i, 1).to_pylist()[0] for i in range(part.num_rows))
 
 
 def _example(name: str, number: int, row: Any, columns: Columns) -> Example:
@@ -162,6 +178,10 @@ def _example(name: str, number: int, row: Any, columns: Columns) -> Example:
         raise ValueError(f"{where}: the answer (column {columns.answer!r}) is {shown}.")
     answer = answer if answer is None else str(answer)
     for what, text in (("prompt", prompt), ("answer", answer or "")):
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise ValueError(
+                f"{where}: the {what} holds half of a surrogate pair, which is not valid UTF-8: mend it."
+            )
         if len(text) > columns.max_chars:
             raise ValueError(
                 f"{where}: the {what} has {len(text)} characters, over the limit of {columns.max_chars}."

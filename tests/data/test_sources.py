@@ -53,6 +53,8 @@ def test_jsonl_rows_become_examples(tmp_path):
         ),
         ([GOOD[0], "{broken"], "row 2, is not JSON"),
         (["[" * 100_000], "row 1, is not JSON"),
+        ([GOOD[0], {"prompt": "q\ud83d", "answer": "a"}], "row 2: the prompt holds half of a surrogate pair"),
+        ([{"prompt": "q", "answer": "\udc00"}], "row 1: the answer holds half of a surrogate pair"),
         ([GOOD[0], "[1, 2]"], "row 2, is a list, not an object"),
     ],
 )
@@ -66,7 +68,10 @@ def test_files_that_are_something_else(tmp_path):
         jsonl(tmp_path / "absent.jsonl")
     packed = tmp_path / "x.jsonl"
     packed.write_bytes(gzip.compress(b'{"prompt": "p"}'))
-    with pytest.raises(ValueError, match="not UTF-8"):
+    with pytest.raises(ValueError, match=r"row 1, is not UTF-8 .* compressed"):
+        jsonl(packed)
+    packed.write_bytes(b'{"prompt": "p", "answer": "a"}\n{"prompt": "\xff", "answer": "a"}\n')
+    with pytest.raises(ValueError, match="row 2, is not UTF-8"):
         jsonl(packed)
 
 
@@ -88,6 +93,10 @@ def test_parquet_equals_jsonl(tmp_path):
         parquet(path)
     table.write_table(pyarrow.Table.from_pylist(GOOD).slice(0, 0), path)
     with pytest.raises(ValueError, match="empty"):
+        parquet(path)
+    texts = pyarrow.array([b"p", b"q", b"\xff"]).view(pyarrow.string())
+    table.write_table(pyarrow.table({"prompt": texts, "answer": ["a"] * 3}), path)
+    with pytest.raises(ValueError, match=r"x\.parquet, row 3, is not UTF-8"):
         parquet(path)
     path.write_bytes(b"PAR1 not really")
     with pytest.raises(ValueError, match="not a readable parquet file"):
