@@ -105,6 +105,34 @@ def test_sigterm_saves_and_resume_goes_on(finished, tmp_path):
     )
 
 
+def test_sigterm_saves_while_a_verifier_of_this_process_hangs_but_only_its_end_ends_the_run(tmp_path):
+    hangs, goes_on, saved = threading.Event(), threading.Event(), []
+    run = tmp_path / "run"
+
+    def verify(example, text):
+        if len(read_lines(run / "metrics.jsonl")) > 1:
+            hangs.set()
+            goes_on.wait(60)
+        return float("1" in text)
+
+    def end_what_hangs():
+        hangs.wait(60)
+        os.kill(os.getpid(), signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while not (run / "checkpoints" / "step_00000001").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        saved.append(time.monotonic() < deadline)
+        goes_on.set()
+
+    task = config().task._replace(verify=verify)
+    watcher = threading.Thread(target=end_what_hangs)
+    watcher.start()
+    with pytest.raises(Preempted):
+        train(config(task=task, eval_task=None, sft_steps=0, eval_every=0, save_every=100), run)
+    watcher.join()
+    assert saved == [True]
+
+
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # Orbax's threads outlive its own error
