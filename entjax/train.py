@@ -34,6 +34,7 @@ from entjax.rollouts.memory import pack, unpack
 from entjax.rundir import RunDirectory
 from entjax.setup import Parts
 from entjax.step import TrainState
+from entjax.tasks.scoring import Watch
 from entjax.types import Rollout
 from entjax.warmup import solutions, warm_up
 
@@ -82,6 +83,7 @@ class Loop:
         # The lines of a finished step that SIGTERM kept from its evaluation.
         self.unwritten: dict[str, Any] | None = host.get("unwritten")
         self.writes = distributed.first()
+        self.watch = Watch(lambda told: print(f"\n{told}", file=sys.stderr) if self.writes else None)
         lines = lambda name, end: Lines(run.path / name, host.get(end, 0)) if self.writes else Nowhere()
         self.metrics = lines("metrics.jsonl", "metrics_bytes")
         self.samples = lines("samples.jsonl", "samples_bytes")
@@ -160,6 +162,7 @@ class Loop:
         c, parts, started = self.config, self.parts, time.perf_counter()
         ready = self.ahead.take()
         harvest, given, rollout, places, share, self.memory, rolling = ready or self._batch(step)
+        self.watch.look(harvest.report, "training batch")
         beside = 0.0 if ready is None else rolling  # what the step did not wait for
         if c.lag and step + 1 < c.steps and (step + 1) % c.save_every:  # a save finds nothing half done
             self.ahead.start(parts, self.state, step + 1, self.memory)
@@ -225,6 +228,7 @@ class Loop:
         tools = self.parts.tools(
             self.state.params, 0, samples=self.config.eval_samples, temperature=1.0, held_out=True
         )
+        tools = tools._replace(score=self.watch.watched(tools.score, "evaluation"))
         with self.notice.at_once():
             sample = self.parts.strategy.sample
             return evaluate(

@@ -20,6 +20,7 @@ from entjax.config import ConfigError
 from entjax.log import read_lines
 from entjax.preemption import Preempted
 from entjax.rundir import RunDirectoryError
+from entjax.tasks.scoring import VerifierError
 from entjax.train import train
 from tests.records import untimed
 
@@ -107,6 +108,34 @@ def test_sigterm_saves_and_resume_goes_on(finished, tmp_path):
     )
 
 
+def test_sigterm_saves_while_a_verifier_of_this_process_hangs_but_only_its_end_ends_the_run(tmp_path):
+    hangs, goes_on, saved = threading.Event(), threading.Event(), []
+    run = tmp_path / "run"
+
+    def verify(example, text):
+        if len(read_lines(run / "metrics.jsonl")) > 1:
+            hangs.set()
+            goes_on.wait(60)
+        return float("1" in text)
+
+    def end_what_hangs():
+        hangs.wait(60)
+        os.kill(os.getpid(), signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while not (run / "checkpoints" / "step_00000001").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        saved.append(time.monotonic() < deadline)
+        goes_on.set()
+
+    task = config().task._replace(verify=verify)
+    watcher = threading.Thread(target=end_what_hangs)
+    watcher.start()
+    with pytest.raises(Preempted):
+        train(config(task=task, eval_task=None, sft_steps=0, eval_every=0, save_every=100), run)
+    watcher.join()
+    assert saved == [True]
+
+
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # Orbax's threads outlive its own error
@@ -140,17 +169,30 @@ def test_workdirs_that_cannot_be_used(finished, tmp_path):
         train(config(), tmp_path / "file" / "run")
 
 
-def test_a_failing_reward_is_zero_and_counted(tmp_path):
+def test_a_failing_reward_is_zero_and_counted_and_told_once(tmp_path, capsys):
     def verify(example, text):
-        if len(text) % 2:
+        if sum(map(ord, text)) % 3 == 0:
             raise RuntimeError("broken")
-        return float("nan")
+        return [0.0, float("nan")][sum(map(ord, text)) % 3 - 1]
 
     task = config().task._replace(verify=verify)
     result = train(config(task=task, eval_task=None, steps=1, sft_steps=0), tmp_path / "run")
     record = read_lines(tmp_path / "run" / "metrics.jsonl")[1]
-    assert record["reward/mean"] == 0.0 and record["verifier/raised"] + record["verifier/nan"] == 16
-    assert result["step"] == 1 and result["after"]["eval/verifier_failed"] == 1.0
+    failed = record["verifier/raised"] + record["verifier/nan"]
+    assert record["reward/mean"] == 0.0 and failed == 16 - record["verifier/verified"] > 0
+    assert result["step"] == 1 and 0 < result["after"]["eval/verifier_failed"] < 1
+    assert capsys.readouterr().err.count("answers got no verdict") == 1
+
+
+@pytest.mark.parametrize(("where", "held_out"), [("first evaluation", True), ("first training batch", False)])
+def test_a_verifier_that_judges_nothing_ends_the_run(tmp_path, where, held_out):
+    broken = config().task._replace(verify=lambda example, text: -1.0)
+    tasks = {"task": broken, "eval_task": broken if held_out else config().eval_task}
+    with pytest.raises(
+        VerifierError, match=rf"The {where} .* out of range\).*raw\(baseline=0\.5, scale=2\.0\)"
+    ):
+        train(config(**tasks, steps=1, sft_steps=0), tmp_path / "run")
+    assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) == (0 if held_out else 1)
 
 
 def test_updates_that_are_not_finite_stop_the_run_with_advice(tmp_path):

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from entjax.tasks.scoring import MAX_CHARS, Scorer, Verdict, check_reward, in_process
+from entjax.tasks.scoring import MAX_CHARS, Scorer, Verdict, VerifierError, check_reward, in_process
 from entjax.tasks.task import Example, Spec, Task, check_verifier
 
 START_SECONDS = 120.0  # importing a symbolic algebra system on a busy machine takes its time
@@ -37,10 +37,6 @@ _KEPT_ENVIRONMENT = (
     "VIRTUAL_ENV",
     "SYSTEMROOT",
 )
-
-
-class VerifierError(ValueError, RuntimeError):
-    """A verifier that cannot be loaded, or an example that cannot be given to it."""
 
 
 class Limits(NamedTuple):

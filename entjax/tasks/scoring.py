@@ -19,6 +19,11 @@ import numpy as np
 from entjax.tasks.task import Example, Task
 
 MAX_CHARS = 100_000
+Score = Callable[[Sequence[Example], Sequence[str]], tuple[np.ndarray, "Report"]]
+
+
+class VerifierError(ValueError, RuntimeError):
+    """A verifier that cannot be loaded or judges nothing, or an example that cannot be given to one."""
 
 
 class Verdict(NamedTuple):
@@ -35,17 +40,65 @@ class Report(NamedTuple):
     timeouts: int = 0
     crashes: int = 0  # the worker died: killed, out of memory, a fault in compiled code
     raised: int = 0
-    nan: int = 0  # not a finite number in [0, 1]
+    nan: int = 0  # not a finite number
     too_long: int = 0
+    out_of_range: int = 0  # a number, but not in [0, 1]
     message: str = ""
 
     @property
     def failed(self) -> int:
-        return self.timeouts + self.crashes + self.raised + self.nan + self.too_long
+        return self.timeouts + self.crashes + self.raised + self.nan + self.too_long + self.out_of_range
+
+    @property
+    def sentence(self) -> str:
+        """How many got no verdict, of what kinds, and the first message."""
+        fields = self._replace(verified=0, message="")._asdict().items()
+        counts = ", ".join(f"{count} {field.replace('_', ' ')}" for field, count in fields if count)
+        shown = "".join(c if c.isprintable() else " " for c in self.message).rstrip(
+            "."
+        )  # it may quote a model
+        return f"{self.failed} of {self.verified + self.failed} answers got no verdict and reward 0 ({counts}). {shown}."
 
     def metrics(self) -> dict[str, int]:
         """The counts under the names that a run logs them by."""
         return {f"verifier/{field}": count for field, count in self._asdict().items() if field != "message"}
+
+
+class Watch:
+    """Looks at the reports of a run: tells once of verifications that failed, and ends a run whose verifier is of
+    no use.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._told = False
+        self._judged: set[str] = set()
+
+    def look(self, report: Report, what: str) -> None:
+        """`what`: the training batch or the evaluation. VerifierError when nothing in the first of its kind got a
+        verdict, or all rewards of any are out of range.
+        """
+        first = what not in self._judged
+        if report.failed and not report.verified and (first or report.out_of_range == report.failed):
+            raise VerifierError(
+                f"{'The first' if first else 'A'} {what} has taught nothing: {report.sentence} Mend the verifier and start"
+                " again, a run with --resume."
+            )
+        if report.verified:
+            self._judged.add(what)
+        if report.failed and not self._told:
+            self._told = True
+            self._say(f"In the {what} {report.sentence} The counts of later batches are in metrics.jsonl.")
+
+    def watched(self, score: Score, what: str) -> Score:
+        """`score` whose reports are looked at."""
+
+        def f(examples: Sequence[Example], texts: Sequence[str]) -> tuple[np.ndarray, Report]:
+            rewards, report = score(examples, texts)
+            self.look(report, what)
+            return rewards, report
+
+        return f
 
 
 class Pending(NamedTuple):
@@ -135,11 +188,20 @@ def in_process(task: Task, *, max_chars: int = MAX_CHARS) -> Scorer:
 
 
 def check_reward(value: Any) -> tuple[Verdict, str]:
-    """A finite number in [0, 1] passes; everything else is worth zero and counted."""
+    """A finite number in [0, 1] passes; everything else is worth zero and counted. NaN is what a worker says for
+    what is no number.
+    """
     try:
         reward = float(value)
     except (TypeError, ValueError):
         return Verdict(0.0, "nan"), f"A verifier returned {type(value).__name__!s}, which is not a number."
-    if not math.isfinite(reward) or not 0.0 <= reward <= 1.0:
-        return Verdict(0.0, "nan"), f"A verifier returned {reward}; rewards are finite and lie in [0, 1]."
+    if not math.isfinite(reward):
+        return Verdict(
+            0.0, "nan"
+        ), f"A verifier returned {reward}, or what is no number; rewards lie in [0, 1]."
+    if not 0.0 <= reward <= 1.0:
+        return Verdict(0.0, "out_of_range"), (
+            f"A verifier returned {reward:g}; rewards lie in [0, 1]. For -1 and 1 return 0 and 1; the objective makes"
+            " them -1 and 1 with advantages.raw(baseline=0.5, scale=2.0)."
+        )
     return Verdict(reward, "verified"), ""

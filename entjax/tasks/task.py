@@ -35,7 +35,9 @@ class Task(NamedTuple):
 
     example:   index -> Example; the same index always gives the same example.
     size:      number of examples, or None when they never end.
-    verify:    (example, text) -> reward in [0, 1]; pure; never runs the text as code. It is called in this
+    verify:    (example, text) -> reward in [0, 1], which an objective may shape: verdicts of -1 and 1 are 0 and 1
+               here and advantages.raw(baseline=0.5, scale=2.0) there. Anything else is 0 and counted, and ends a
+               run when it is all that a first batch gets. Pure; never runs the text as code. It is called in this
                process and nothing bounds its time: a call that hangs holds up the run for ever, so it must be
                quick on any text (our own linear-time parsers are).
     verifier:  the recipe by which the bounded pool builds the function in worker processes, under limits of

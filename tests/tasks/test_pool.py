@@ -13,6 +13,7 @@ import pytest
 
 from entjax.tasks import Example, Limits, Spec, Task, countdown, math_words, scorer
 from entjax.tasks.pool import Worker
+from entjax.tasks.scoring import VerifierError, Watch
 
 QUICK = Limits(seconds=0.3, wall_seconds=4.0, memory_mb=256)
 
@@ -49,8 +50,8 @@ def score(pool, texts):
         ("memory", "raised"),
         ("nan", "nan"),
         ("inf", "nan"),
-        ("two", "nan"),
-        ("minus", "nan"),
+        ("two", "out_of_range"),
+        ("minus", "out_of_range"),
         ("none", "nan"),
         ("string", "nan"),
         ("7" * 200_000, "too_long"),
@@ -167,6 +168,27 @@ def test_trusted_verifiers_run_here_with_the_same_report():
         rewards, report = score(pool, ["half", "raise", "nan", "x" * 101, "half"])
     np.testing.assert_array_equal(rewards, np.array([0.5, 0, 0, 0, 0.5], np.float32))
     assert report[:6] == (2, 0, 0, 1, 1, 1) and "ZeroDivisionError" in report.message
+
+
+def test_failures_are_told_once_and_a_verifier_that_judges_nothing_ends_the_run(pool):
+    told = []
+    watch = Watch(told.append)
+    report = lambda *texts: score(pool, texts)[1]
+    watch.look(report("0.5"), "evaluation")
+    watch.look(report("0.5", "raise", "two", "raise"), "evaluation")
+    watch.look(report("0.5", "raise"), "training batch")
+    watch.look(report("raise"), "training batch")  # later ones may fail
+    assert len(told) == 1 and "In the evaluation 3 of 4 answers" in told[0]
+    assert "(2 raised, 1 out of range). A verifier failed: ZeroDivisionError" in told[0]
+    watch = Watch(told.append)
+    with pytest.raises(VerifierError, match=r"first evaluation .*2 of 2 .*\(1 raised, 1 nan\)"):
+        watch.watched(pool.score, "evaluation")([Example("p")] * 2, ["raise", "nan"])
+    watch.look(report("0.5"), "training batch")
+    with pytest.raises(
+        VerifierError, match=r"A training batch .*rewards lie in \[0, 1\].*baseline=0.5, scale=2.0"
+    ):
+        watch.look(report("minus", "two"), "training batch")
+    assert len(told) == 1
 
 
 def test_an_example_that_is_no_json_is_named(pool):
