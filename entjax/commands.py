@@ -46,13 +46,11 @@ def train(options) -> int:
 def restored(workdir: Path, overrides: Sequence[str] = ()):
     """(parts, state) of a run's last checkpoint."""
     from entjax.checkpoint import CheckpointFault, Checkpoints
-    from entjax.config import load_config, parse_overrides
-    from entjax.setup import build
+    from entjax.setup import build, config_of
 
     if not (workdir / "config.py").is_file():
         raise ValueError(f"{workdir} is not a run directory: it has no config.py.")
-    config = load_config(workdir / "config.py").override(parse_overrides(list(overrides)))
-    parts = build(config)
+    parts = build(config_of(workdir, overrides))
     checkpoints = Checkpoints(workdir / "checkpoints", keep=1_000_000)
     if not checkpoints.steps():
         raise CheckpointFault(f"{workdir} holds no checkpoint yet.")
@@ -104,7 +102,7 @@ def analyze(options) -> int:
     print(
         analyze(
             options.workdir, prompts=options.prompts, samples=options.samples, updates=options.updates,
-            cross=options.cross, report=say,
+            cross=options.cross, report=say, overrides=options.override,
         )
     )  # fmt: skip
     return 0
@@ -121,7 +119,7 @@ def sample(options) -> int:
     from entjax.rollouts.groups import sample_groups
     from entjax.tasks import Example
 
-    parts, state = restored(options.workdir)
+    parts, state = restored(options.workdir, options.override)
     examples = parts.eval_examples[: options.prompts]
     if options.prompt:
         examples = [Example(text, None, None) for text in options.prompt]
@@ -152,7 +150,7 @@ def export(options) -> int:
 
     from entjax.models import has_tokenizer, save_hf
 
-    parts, state = restored(options.workdir)
+    parts, state = restored(options.workdir, options.override)
     nnx.update(parts.model, state.params)
     source = parts.config.model if isinstance(parts.config.model, str) else None
     save_hf(options.folder, parts.model, source if source and has_tokenizer(source) else None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +15,7 @@ from flax import nnx
 
 from entjax import distributed
 from entjax.checkpoint import Checkpoints
-from entjax.config import Config, ConfigError
+from entjax.config import Config, ConfigError, load_config, parse_overrides
 from entjax.data import PromptStream, prompts
 from entjax.learning import make_objective, make_optimizer
 from entjax.loss import Objective
@@ -149,6 +152,21 @@ class Parts(NamedTuple):
     def encode(self, example: Example) -> list[int]:
         """The prompt's token ids, as the model reads them in rollouts, evaluations and the warm start."""
         return encode_prompt(self.config, self.tokenizer, example.prompt)
+
+
+def config_of(workdir: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a run directory that is looked at, with key=value changes. A mesh of the run that does not fit these devices
+    is left out, and told; one that is asked for must fit."""
+    changes = parse_overrides(list(overrides))
+    config = load_config(workdir / "config.py").override(changes)
+    try:
+        make_layout(config)
+    except MeshError as error:
+        if "mesh" in changes:
+            raise
+        print(f"Going on without a mesh, on one device: {error}", file=sys.stderr)
+        config = dataclasses.replace(config, mesh={})
+    return config if config.mesh else dataclasses.replace(config, sampler_sharding=None)
 
 
 def build(config: Config) -> Parts:

@@ -249,7 +249,7 @@ def test_checkpoint_of_another_model(finished, tmp_path):
     checkpoints.close()
 
 
-@pytest.mark.parametrize("mesh", [{}, {"fsdp": 8}])
+@pytest.mark.parametrize("mesh", [{}, pytest.param({"fsdp": 8}, marks=pytest.mark.slow)])
 def test_weights_are_held_three_times_and_no_more(tmp_path, monkeypatch, mesh):
     """Weights and two moments: in a step of a new run, while a checkpoint is read, and in a step after that."""
     from entjax import checkpoint
@@ -278,6 +278,39 @@ def test_weights_are_held_three_times_and_no_more(tmp_path, monkeypatch, mesh):
     monkeypatch.setattr(checkpoint.Checkpoints, "save", lambda *given, **how: None)
     train(dataclasses.replace(c, steps=2), tmp_path, resume=True)
     assert seen == {"step": [3, 3], "restore": [3]}
+
+
+def test_a_run_is_looked_at_without_a_mesh_that_does_not_fit(tmp_path, capsys):
+    """The rules of its sampler go with the mesh."""
+    run, rules = tmp_path / "run", "ej.sharding.ShardingRules().without('fsdp')"
+    (tmp_path / "small.py").write_text(CONFIG_FILE.replace("samples=2,", "samples=4,"))
+    assert cli.main(["train", str(tmp_path / "small.py"), "--workdir", str(run)]) == 0
+    as_run = (run / "config.py").read_text()
+    for mesh, words in (("8", ["mesh="]), ("32", [])):
+        there = f"lr=1e-3, mesh={{'fsdp': {mesh}}}, sampler_sharding={rules}"
+        (run / "config.py").write_text(as_run.replace("lr=1e-3", there))
+        capsys.readouterr()
+        assert cli.main(["export", str(run), str(tmp_path / mesh), *words]) == 0
+        assert ("Going on without a mesh" in capsys.readouterr().err) == (not words)
+    assert (tmp_path / "8/model.safetensors").read_bytes() == (tmp_path / "32/model.safetensors").read_bytes()
+    flags = ["--prompts", "2", "--samples", "2", "--updates", "0"]
+    for command in (
+        ["eval", str(run), "eval_samples=4"],
+        ["sample", str(run)],
+        ["analyze", str(run), *flags],
+    ):
+        assert cli.main(command) == 0
+        assert capsys.readouterr().err.count("mesh=fsdp:32 is for 32 devices, but there are 8") == 1
+    assert "Not made" not in (run / "analysis" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "command", [["eval"], ["export", "run"], ["plot"], ["analyze"], ["replay"], ["train"]]
+)
+def test_buckets_are_refused_where_a_path_is_needed(command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*command, "gs://bucket/run"])
+    assert "copied here first" in capsys.readouterr().err
 
 
 CONFIG_FILE = """
@@ -313,6 +346,10 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         assert cli.main(command) == 0, command
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("exported", "again"))
     assert first == second
+    capsys.readouterr()
+    elsewhere = ["export", "runs/small", "elsewhere"]
+    assert cli.main([*elsewhere, "mesh=fsdp:32"]) == 2
+    assert "mesh=fsdp:32 is for 32 devices" in capsys.readouterr().err
     assert cli.main(["train", "small.py", "stepz=2"]) == 2
     assert "did you mean 'steps'" in capsys.readouterr().err
     assert cli.main(["train", "nothing.py"]) == 2

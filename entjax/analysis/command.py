@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from entjax import setup
 from entjax.analysis import curves, policies
 from entjax.checkpoint import Checkpoints
-from entjax.config import load_config
 from entjax.log import read_lines
 from entjax.setup import Parts
 
@@ -45,9 +44,16 @@ class Run(NamedTuple):
 
 
 def analyze(
-    workdir: Path, *, prompts: int, samples: int, updates: int, cross: bool, report: Callable[[str], None]
+    workdir: Path,
+    *,
+    prompts: int,
+    samples: int,
+    updates: int,
+    cross: bool,
+    report: Callable[[str], None],
+    overrides: Sequence[str] = (),
 ) -> Path:
-    """Write the report of a run directory and return its path."""
+    """Write the report of a run directory and return its path; `overrides`: key=value changes of its config."""
     if not (workdir / "metrics.jsonl").is_file():
         raise ValueError(
             f"{workdir} is not a run directory: it has no metrics.jsonl. Give the --workdir of an `entjax train`."
@@ -56,7 +62,7 @@ def analyze(
     out.mkdir(exist_ok=True)
     lines = read_lines(workdir / "metrics.jsonl")
     sections = [Section(*part) for part in _attempt(curves.sections, lines, out)]
-    run, missing = open_run(workdir, out, lines, prompts, samples)
+    run, missing = open_run(workdir, out, lines, prompts, samples, overrides)
     if run is None:
         sections.append(Section("What needs checkpoints", {}, missing))
     else:
@@ -85,7 +91,9 @@ def _attempt(part: Callable, *arguments: Any) -> list[tuple]:
         return [(part.__name__.replace("_", " ").capitalize(), {}, f"Not made: {error}")]
 
 
-def open_run(workdir: Path, out: Path, lines: list, prompts: int, samples: int) -> tuple[Run | None, str]:
+def open_run(
+    workdir: Path, out: Path, lines: list, prompts: int, samples: int, overrides: Sequence[str] = ()
+) -> tuple[Run | None, str]:
     """The run with its two policies, or a sentence that says why there are none."""
     if not (workdir / "config.py").is_file():
         return (
@@ -97,7 +105,7 @@ def open_run(workdir: Path, out: Path, lines: list, prompts: int, samples: int) 
         if not steps.steps():
             return None, "The run holds no checkpoint yet: come back after the first save."
         config = dataclasses.replace(
-            load_config(workdir / "config.py"),
+            setup.config_of(workdir, overrides),
             eval_prompts=prompts,
             eval_samples=samples,
             eval_k=(1,),
