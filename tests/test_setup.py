@@ -106,13 +106,14 @@ def test_modules_beside_a_config_are_found_by_it_by_its_workers_and_by_a_run_tha
     assert ej.config.source_as_run(Path("quickstart.py"), {}).startswith('"""')  # a shipped one, by its name
 
 
-def test_a_verify_beside_a_verifier_is_refused():
-    pooled = numbered("pooled", 4, 1.0)._replace(
-        verifier=ej.tasks.Spec("tests.faults.verifier:contains_a_one")
-    )
+def test_a_verify_that_the_pool_would_pass_over_is_refused():
+    pooled = ej.tasks.math_words([Example("?", "1")] * 4)
+    other = pooled._replace(verify=lambda example, text: 1.0)
     for where in ("task", "eval_task"):
-        with pytest.raises(ValueError, match="pooled has both verify= and verifier="):
-            config(**{where: pooled})
+        with pytest.raises(ValueError, match="math-words has a verify= beside the verifier that it came with"):
+            config(**{where: other})
+    assert config(eval_task=pooled).eval_task is pooled
+    assert config(eval_task=other._replace(verifier=None)).eval_task.verifier is None
 
 
 def test_a_single_example_cannot_be_both():
