@@ -235,9 +235,10 @@ def batches(config: Config) -> Bucket:
 
 def check_objective(config: Config, objective: Objective) -> None:
     """Refuse an objective without the strategy or the teacher that makes it what it is."""
-    if config.strategy is None or isinstance(
+    told = config.strategy is None or isinstance(
         config.strategy, Strategy
-    ):  # of a function only its author knows
+    )  # what a function gives only its author knows
+    if told:
         try:
             check_inputs(objective.needs, config.sampled_by.provides)
         except ValueError as error:

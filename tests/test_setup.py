@@ -110,7 +110,9 @@ def test_a_verify_that_the_pool_would_pass_over_is_refused():
     pooled = ej.tasks.math_words([Example("?", "1")] * 4)
     other = pooled._replace(verify=lambda example, text: 1.0)
     for where in ("task", "eval_task"):
-        with pytest.raises(ValueError, match="math-words has a verify= beside the verifier that it came with"):
+        with pytest.raises(
+            ValueError, match="math-words has a verify= beside the verifier that it came with"
+        ):
             config(**{where: other})
     assert config(eval_task=pooled).eval_task is pooled
     assert config(eval_task=other._replace(verifier=None)).eval_task.verifier is None

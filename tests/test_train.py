@@ -249,7 +249,8 @@ def test_checkpoint_of_another_model(finished, tmp_path):
     checkpoints.close()
 
 
-@pytest.mark.parametrize("mesh", [{}, pytest.param({"fsdp": 8}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{}, {"fsdp": 8}])
 def test_weights_are_held_three_times_and_no_more(tmp_path, monkeypatch, mesh):
     """Weights and two moments: in a step of a new run, while a checkpoint is read, and in a step after that."""
     from entjax import checkpoint

@@ -46,6 +46,7 @@ def write(folder, when):
     return str(folder / "small.py")
 
 
+@pytest.mark.slow
 def test_the_step_is_skipped_told_kept_and_replayed(tmp_path, capsys):
     run = tmp_path / "run"
     assert cli.main(["train", write(tmp_path, when=5), "--workdir", str(run)]) == 0

@@ -62,7 +62,8 @@ def states_of(c, workdir):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"recipe_options": {"reverse": 0.5, "floor": 0.1, "stage": 5}, "strategy": taught(0.5)}, {"recipe": "opd", "steps": 40}],
+    [{"recipe_options": {"reverse": 0.5, "floor": 0.1, "stage": 5}, "strategy": taught(0.5)},
+     pytest.param({"recipe": "opd", "steps": 40}, marks=pytest.mark.slow)],
     ids=["whole distributions, mixed text", "sampled tokens"],
 )  # fmt: skip
 def test_a_student_approaches_its_teacher(changes, teacher, tmp_path):

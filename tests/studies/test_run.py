@@ -26,6 +26,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_smoke(tmp_path):
     def study():
         command = [
