@@ -207,8 +207,8 @@ def check_ids(prompts: Sequence, prompt_ids: Sequence[int] | None) -> np.ndarray
     whole = ids.dtype.kind in "iu" and (not ids.size or -(2**31) <= ids.min() <= ids.max() < 2**31)
     if not whole or ids.shape != (len(prompts),) or len(np.unique(ids)) != len(ids):
         raise ValueError(
-            f"prompt_ids must be {len(prompts)} different numbers, whole and below 2^31, got {ids.tolist()}: sequences of one prompt "
-            "id and sample number draw the same tokens. For more completions of a prompt raise `samples`."
+            f"prompt_ids must be {len(prompts)} different numbers, whole and below 2^31, got {ids.tolist()}: sequences of one "
+            "prompt id and sample number draw the same tokens. For more completions of a prompt raise `samples`."
         )
     return ids
 
