@@ -27,6 +27,9 @@ from entjax.studies.grid import Arm, Setting
 from entjax.train import Loop, train
 
 
+COMPILED = 12  # arms whose programs are kept for their next seed
+
+
 class Size(NamedTuple):
     """The budget of a cell; equal for all that are compared."""
 
@@ -114,6 +117,8 @@ class Study:
         )
         key = (cell.setting.name, cell.arm_name)
         if key not in self._parts:
+            if len(self._parts) >= COMPILED:  # a process may map so many compiled programs and no more
+                self._parts.pop(next(iter(self._parts)))
             parts = setup.build(config)
             parts.close()  # every cell has its own
             sampler = self._samplers.setdefault(cell.setting.name, parts.sampler)

@@ -145,8 +145,8 @@ def family(runs: Sequence[Result], arms: Sequence[str]) -> str:
     """One row a recipe: where it intervenes, its end, and its end minus GRPO's; clear differences in bold."""
     counted = [(name, twins(runs, name)) for name in arms]
     intro = (
-        "Every other recipe with its options as published, unless `grid.py` scales them; `em_rl`, `empo`, `empo_reasoning`, "
-        "`ettrl` and `ttrl` never see the verifier. Sorted by pass@32. Bold: the confidence interval leaves out 0, which chance "
+        "Every other recipe with its options as published, unless `grid.py` scales them; `echo`, `em_rl`, `empo`, "
+        "`empo_reasoning`, `ettrl` and `ttrl` never see the verifier. Sorted by pass@32. Bold: the confidence interval leaves out 0, which chance "
         "alone brings about in one of twenty numbers; a difference of one pair is one of single runs."
     )
     head = ["", "intervenes at", "runs", "pass@1", "pass@32", "entropy", "pass@1, minus GRPO", "pass@32, minus GRPO",

@@ -281,7 +281,8 @@ def odd_texts(**changes):
 @pytest.mark.parametrize(
     "strategy",
     [
-        replay(size=4, ready=0.25, tolerate=2),
+        # for every suite in tests/faults/test_kills.py, whose config has a buffer
+        pytest.param(replay(size=4, ready=0.25, tolerate=2), marks=pytest.mark.slow),
         pytest.param(recent_samples(resample=1, surplus=4.0), marks=pytest.mark.slow),
     ],
     ids=lambda s: s.name,
