@@ -26,7 +26,6 @@ from entjax.setup import Parts
 from entjax.studies.grid import Arm, Setting
 from entjax.train import Loop, train
 
-
 COMPILED = 12  # arms whose programs are kept for their next seed
 
 

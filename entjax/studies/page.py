@@ -22,7 +22,7 @@ from entjax.studies.compare import (
     spread,
     twins,
 )
-from entjax.studies.grid import COMPARED, settings
+from entjax.studies.grid import COMPARED, UNSUPERVISED, settings
 
 IDENTITY = ("setting", "arm", "warm", "seed", "steps", "prompts", "samples", "lr", "eval_prompts", "options")
 
@@ -73,7 +73,9 @@ def write(results: Sequence[Result], docs: Path) -> None:
         text += f"{matched(here, arms)}\n\n{verdicts(here, arms)}\n\n"
         if others:
             picture = f"study-{setting}-family.png"
-            pictures.differences(here, others, docs / "images" / picture)
+            pictures.differences(
+                here, [name for name in others if name not in UNSUPERVISED], docs / "images" / picture
+            )
             text += f"### {setting}: the rest of the family\n\n{family(here, others)}\n\n"
             text += f"![Where every recipe ends, beside GRPO](images/{picture})\n\n"
     (docs / "study.md").write_text(text.rstrip() + "\n")
@@ -144,10 +146,11 @@ def matched(runs: Sequence[Result], arms: Sequence[str]) -> str:
 def family(runs: Sequence[Result], arms: Sequence[str]) -> str:
     """One row a recipe: where it intervenes, its end, and its end minus GRPO's; clear differences in bold."""
     counted = [(name, twins(runs, name)) for name in arms]
+    unseen = ", ".join(f"`{name}`" for name in UNSUPERVISED)
     intro = (
-        "Every other recipe with its options as published, unless `grid.py` scales them; `echo`, `em_rl`, `empo`, "
-        "`empo_reasoning`, `ettrl` and `ttrl` never see the verifier. Sorted by pass@32. Bold: the confidence interval leaves out 0, which chance "
-        "alone brings about in one of twenty numbers; a difference of one pair is one of single runs."
+        f"Every other recipe with its options as published, unless `grid.py` scales them. {unseen} never see the verifier (not in "
+        "the picture). Sorted by pass@32. Bold: the confidence interval leaves out 0, which chance alone brings about in one of "
+        "twenty numbers; a difference of one pair is one of single runs."
     )
     head = ["", "intervenes at", "runs", "pass@1", "pass@32", "entropy", "pass@1, minus GRPO", "pass@32, minus GRPO",
             "entropy, minus GRPO", "pass@32, equal pass@1"]  # fmt: skip

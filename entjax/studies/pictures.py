@@ -66,7 +66,7 @@ def frontier(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
 def differences(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
     """pass@1 and pass@32 at the end, both minus GRPO's of the same warm start and seed; color: entropy, minus GRPO's."""
     plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(9, 6.5), layout="constrained")
+    figure, axis = plt.subplots(figsize=(12, 9), layout="constrained")
     found = {name: [gain(twins(runs, name), m) for m in ("pass@1", "pass@32", "entropy")] for name in arms}
     x, y, h = (np.array([gains[i].mean for gains in found.values()]) for i in range(3))
     dx, dy = (np.nan_to_num([gains[i].error for gains in found.values()]) for i in range(2))
