@@ -126,9 +126,7 @@ def plans(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
         if not any(plan in lower for plan in PLANS):
             continue
         start, tokens = int(c.prompt_length[row]), c.completion(row)
-        # Of prefixes: single tokens of a character that takes several have other texts than the whole.
-        ends = [len(tools.decode(tokens[: i + 1]).lower()) for i in range(len(tokens))]
-        spans = list(zip([0, *ends], ends, strict=False))
+        spans = places_in_text(tokens, tools.decode)
         for plan in PLANS:
             first = lower.find(plan)
             while first >= 0:
@@ -136,6 +134,19 @@ def plans(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
                 marked[row, [start + i for i, (a, b) in enumerate(spans) if a < last and b > first]] = True
                 first = lower.find(plan, last)
     return marked & c.mask
+
+
+def places_in_text(tokens: list[int], decode: Callable[[list[int]], str]) -> list[tuple[int, int]]:
+    """(start, end) of every token in the lower-case text; tokens that make one character together share its place."""
+    places, at, first = [], 0, 0
+    for i in range(len(tokens)):
+        before = tokens[max(first - 1, 0) : first]  # some tokenizers drop the blank of a text's first token
+        piece = decode([*before, *tokens[first : i + 1]])[len(decode(before)) :].lower()
+        if piece.endswith("\N{REPLACEMENT CHARACTER}") and i - first < 8 and i + 1 < len(tokens):
+            continue  # half a character
+        places += [(at, at + len(piece))] * (i + 1 - first)
+        at, first = at + len(piece), i + 1
+    return places
 
 
 def greedy_rewards(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
