@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from entjax import distributed
 from entjax.config import Config, ConfigError
+from entjax.held_out import training_task
 from entjax.tasks import Example, Task
 from entjax.tasks.task import check_index
 
@@ -94,11 +95,9 @@ def stand_ins(index: int, size: int | None, trained: int | None) -> Iterable[int
     return (start + (index - start + step) % ((end or size) - start) for step in steps)
 
 
-def with_room(
-    config: Config, encode: Callable[[Example], list[int]], context: int, trained: int | None
-) -> Config:
+def with_room(config: Config, encode: Callable[[Example], list[int]], context: int) -> Config:
     """The config with tasks of which every prompt leaves room for an answer."""
-    room, held_out = Room(config, encode, context), config.eval_task
+    room, held_out, trained = Room(config, encode, context), config.eval_task, training_task(config).size
     if held_out is not None:  # a run reads its first prompts only
         held_out = (room.looked_at if config.drop_long_prompts else room.watched)(held_out, held_out.size)
     return dataclasses.replace(config, task=room.looked_at(config.task, trained), eval_task=held_out)

@@ -17,6 +17,7 @@ from entjax import distributed
 from entjax.checkpoint import Checkpoints
 from entjax.config import Config, ConfigError, load_config, parse_overrides
 from entjax.data import PromptStream, prompts
+from entjax.held_out import eval_examples, evaluated_task, training_task
 from entjax.learning import make_objective, make_optimizer
 from entjax.loss import Objective
 from entjax.models import Decoder
@@ -45,8 +46,6 @@ from entjax.teacher import Teacher, make_teacher
 from entjax.transform import NOTHING
 from entjax.types import Rollout
 from entjax.vocab import Chunks
-
-EVAL_START = 1_000_000_000  # endless tasks: held-out prompts start at this index
 
 
 class Parts(NamedTuple):
@@ -178,7 +177,7 @@ def build(config: Config) -> Parts:
     layout = make_layout(config)
     model = make_model(config, tokenizer, layout)
     encode = lambda example: encode_prompt(config, tokenizer, example.prompt)
-    config = with_room(config, encode, model.config.context, training_task(config).size)
+    config = with_room(config, encode, model.config.context)
     sampling = {
         "eos_ids": tokenizer.stop_ids or (tokenizer.eos_id,),
         "pad_id": tokenizer.pad_id,
@@ -235,10 +234,8 @@ def batches(config: Config) -> Bucket:
 
 def check_objective(config: Config, objective: Objective) -> None:
     """Refuse an objective without the strategy or the teacher that makes it what it is."""
-    told = config.strategy is None or isinstance(
-        config.strategy, Strategy
-    )  # what a function gives only its author knows
-    if told:
+    # What a plain function provides only its author knows.
+    if config.strategy is None or isinstance(config.strategy, Strategy):
         try:
             check_inputs(objective.needs, config.sampled_by.provides)
         except ValueError as error:
@@ -377,33 +374,3 @@ def make_for_sampler(config: Config, layout: Layout | None, model: nnx.Module) -
     if layout is None:
         raise MeshError("sampler_sharding needs a mesh: set mesh, e.g. mesh=fsdp:-1, or leave it out.")
     return resharder(layout._replace(rules=config.sampler_sharding), nnx.split(model)[1], model.config.dtype)
-
-
-def evaluated_task(config: Config) -> Task:
-    """Where held-out prompts come from."""
-    return config.eval_task or config.task
-
-
-def training_task(config: Config) -> Task:
-    """What is trained on: the task, without its last examples where they are the evaluation's."""
-    task = config.task
-    if config.eval_task is not None or task.size is None:
-        return task
-    if task.size < 2:
-        raise ConfigError(
-            f"{task.name} has {task.size} example: give eval_task, or a task with two at least."
-        )
-    return task._replace(size=task.size - min(config.eval_prompts, task.size // 2))
-
-
-def eval_examples(config: Config) -> list[Example]:
-    """Fixed held-out prompts: the first of `eval_task`; without one, of an endless training task far beyond what a run consumes,
-    of another the last ones, at most half, which `training_task` leaves out."""
-    task, count = evaluated_task(config), config.eval_prompts
-    if task.size is None:
-        indices = range(EVAL_START, EVAL_START + count)
-    elif config.eval_task is None:
-        indices = range(training_task(config).size, task.size)
-    else:
-        indices = range(min(count, task.size))
-    return [task.example(i) for i in indices]

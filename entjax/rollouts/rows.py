@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from entjax.sampler import DecodeState, Sampler, Sampling, sequence_keys
+from entjax.sampler.generate import temperatures
 
 
 def begin_rows(
@@ -30,12 +31,6 @@ def begin_rows(
     source[:total] = np.repeat(np.arange(len(prompts)), samples)
     number = np.arange(len(source), dtype=np.int32) % samples
     keys = sequence_keys(key, np.int32(0), np.maximum(source, 0), number)
-    temperature = np.asarray(how.temperature, np.float64)
-    if temperature.shape not in ((), (total,)):
-        raise ValueError(
-            f"temperature must be one number or {total} of them, got the shape {temperature.shape}."
-        )
-    if temperature.shape:
-        filled = np.pad(temperature, (0, len(source) - total), constant_values=1.0)
-        how = dataclasses.replace(how, temperature=filled.tolist())
+    filled = np.pad(temperatures(how, total), (0, len(source) - total), constant_values=1.0)
+    how = dataclasses.replace(how, temperature=filled.tolist())
     return sampler.begin(sampler.prefill(params, prompts), how, source, keys)

@@ -201,6 +201,14 @@ def _board(rows: int) -> Board:
     return Board(np.full(rows, NOBODY), zeros(), zeros(), zeros(), zeros(), np.ones(rows, bool))
 
 
+def temperatures(how: Sampling, total: int) -> np.ndarray:
+    """One for each of `total` sequences."""
+    given = np.asarray(how.temperature, np.float64)
+    if given.shape not in ((), (total,)):
+        raise ValueError(f"temperature must be one number or {total} of them, got the shape {given.shape}.")
+    return np.broadcast_to(given, (total,))
+
+
 def check_ids(prompts: Sequence, prompt_ids: Sequence[int] | None) -> np.ndarray:
     """The prompts' ids, their numbers by default."""
     ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
@@ -222,11 +230,6 @@ def _job(prompts, how: Sampling, key, step: int, samples: int, prompt_ids) -> Jo
     ids = check_ids(prompts, prompt_ids)
     total = len(prompts) * samples
     source = np.repeat(np.arange(len(prompts), dtype=np.int32), samples)
-    temperature = np.asarray(how.temperature, np.float64)
-    if temperature.shape not in ((), (total,)):
-        raise ValueError(
-            f"temperature must be one number or {total} of them, got the shape {temperature.shape}."
-        )
     return Job(
         how=how,
         key=key,
@@ -234,6 +237,6 @@ def _job(prompts, how: Sampling, key, step: int, samples: int, prompt_ids) -> Jo
         source=source,
         prompt=ids.astype(np.int32)[source],
         sample=np.tile(np.arange(samples, dtype=np.int32), len(prompts)),
-        temperature=np.broadcast_to(temperature, (total,)),
+        temperature=temperatures(how, total),
         length=np.asarray([len(prompt) for prompt in prompts], np.int32)[source],
     )
