@@ -8,6 +8,7 @@ and real speed.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import os
@@ -29,6 +30,7 @@ from entjax.models import Decoder, DecoderConfig
 from entjax.models.known import architecture
 from entjax.packing import Pack, bucket
 from entjax.sampler import Sampling, Shapes, make_sampler, sequence_keys
+from entjax.sampler.generate import shared
 from entjax.sampler.state import DecodeState, Prefix, by_row
 from entjax.sharding import Layout, make_mesh
 from entjax.step import make_score
@@ -325,11 +327,14 @@ def _decode(p: Plan) -> Any:
     prefix: Prefix = jax.eval_shape(sampler.device.prefill, params, *_prompt_arrays(p, sampler))
     how = Sampling(p.sizes.new, p.config.temperature, p.config.rules)
     rows = sampler.shapes.rows(min(p.sizes.rows, sampler.shapes.at_once))
-    number = np.zeros(rows, np.int32)
-    request = sampler.request(how, number, sequence_keys(jax.random.key(0), np.int32(0), number, number))
-    slots = sampler.slots(prefix, how)
-    state = jax.eval_shape(lambda a, b: sampler.device.begin(a, b, slots), prefix, request)
+    source = np.arange(rows, dtype=np.int32) // (p.sizes.rows // p.sizes.prompts)  # those that sit first
+    request = sampler.request(how, source, sequence_keys(jax.random.key(0), np.int32(0), source, source))
+    begin = functools.partial(
+        sampler.device.begin, slots=sampler.slots(prefix, how), shared=shared(sampler.shapes, prefix, request)
+    )
+    state = jax.eval_shape(begin, prefix, request)
     steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=p.layout.whole)
+    slots = state.cache.slots
     return sampler.device.advance.lower(params, _placed(p, state), steps, sampler.window(slots, slots))
 
 
@@ -337,7 +342,7 @@ def _placed(p: Plan, state: DecodeState) -> DecodeState:
     """The shardings that the sampler gives its state: rows, and key heads where the weights cut them."""
     put = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     cache_axes = (None, "batch", "kv_heads", None, None)
-    cache = jax.tree.map(lambda x: put(x, p.layout.of(cache_axes, x.shape)), state.cache)
+    cache = jax.tree.map(lambda x: put(x, p.layout.of(cache_axes[: x.ndim], x.shape)), state.cache)
     placed = by_row(lambda x: put(x, p.layout.rows), state)
     whole = {name: put(getattr(state, name), p.layout.whole) for name in ("stop", "pad")}
     return placed.replace(cache=cache, **whole)

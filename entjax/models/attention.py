@@ -13,14 +13,14 @@ from entjax.models.cache import Cache
 from entjax.models.config import DecoderConfig, wide
 from entjax.models.contract import contract
 from entjax.models.rope import rotate
-from entjax.models.shared import SharedPlace, mix
+from entjax.models.shared import SharedPlace, mix, mix_behind
 from entjax.unit_axes import without_unit_axes
 
 
 class Place(NamedTuple):
     """Where the tokens of a call stand and what they may look at; the same for all layers."""
 
-    positions: jax.Array  # [B, T]
+    slots: jax.Array  # [B, T] of the cache
     cos: jax.Array  # [B, 1, T, h / 2]
     sin: jax.Array
     mask: jax.Array  # [B or 1, T, S] bool, True where query t may look at key s
@@ -84,10 +84,13 @@ def attention(
     q, k = rotate(q, place.cos, place.sin), rotate(k, place.cos, place.sin)
     cache = memory.cache
     if cache is not None:
-        cache = caches.write(cache, memory.layer, k, v, place.positions)
+        cache = caches.write(cache, memory.layer, k, v, place.slots)
         k, v = (y.astype(x.dtype) for y in caches.read(cache, memory.layer, memory.window))
     if isinstance(place, SharedPlace):
         p, mixed = None, mix(q, k, v, place)
+    elif cache is not None and cache.prompts is not None:
+        first = (y.astype(x.dtype) for y in caches.read(cache.prompts, memory.layer, None))
+        p, mixed = mix_behind(q, (k, v), place.mask, tuple(first), cache.known[0])
     else:
         p = probabilities(q, k, place.mask)
         mixed = jnp.einsum("bkgts,bksh->bkgth", p.astype(x.dtype), v).reshape(q.shape)

@@ -3,6 +3,8 @@
 Scanned layers share one array each for keys and values. Layers that are unrolled have arrays of their own, which a step reads
 where they lie, and their keys have the slots last: q k^T then contracts over an axis that is not the last one of the keys, where
 a CPU would first lay out all of them anew (a third of the time for a token).
+
+While all samples of a prompt are decoded together they may share its keys and values: slots of their own begin behind it.
 """
 
 from __future__ import annotations
@@ -21,11 +23,17 @@ VALUE_SLOTS = 3  # the axis of the slots in v
 @flax.struct.dataclass
 class Cache:
     """B rows, S slots. Scanned: one k and v [L, B, Hkv, S, h]. Unrolled: for each layer a k [1, B, Hkv, h, S] and a v
-    [1, B, Hkv, S, h]. The rows are always axis 1."""
+    [1, B, Hkv, S, h]. The rows are always axis 1.
+
+    With `prompts`, a cache of P rows, the rows p B / P to (p + 1) B / P - 1 go on behind the `known` first slots of row p there,
+    and slot s holds position known + s.
+    """
 
     k: tuple[jax.Array, ...]
     v: tuple[jax.Array, ...]
     key_slots: int = flax.struct.field(pytree_node=False)  # the axis of the slots in k
+    prompts: Cache | None = None
+    known: jax.Array | None = None  # [1, P]
 
     @property
     def slots(self) -> int:
@@ -47,8 +55,50 @@ def init_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any = None)
 
 
 def take_rows(cache: Cache, rows: jax.Array) -> Cache:
-    """The cache of the given rows, in that order: a row named twice is forked, one not named is dropped."""
-    return jax.tree.map(lambda x: jnp.take(x, rows, axis=1), cache)
+    """The cache of the given rows, in that order: a row named twice is forked, one not named is dropped. Shared prompts become
+    the rows' own."""
+    return jax.tree.map(lambda x: jnp.take(x, rows, axis=1), spread(cache))
+
+
+def share(prompts: Cache, known: jax.Array, rows: int, slots: int) -> Cache:
+    """An empty cache of `rows` rows that go on behind the first `known` [P] slots of the prompts, as many behind each."""
+
+    def empty(x: jax.Array, axis: int) -> jax.Array:
+        sizes = {1: rows, axis: slots}
+        return jnp.zeros([sizes.get(i, size) for i, size in enumerate(x.shape)], x.dtype)
+
+    return _by_axis(empty, prompts).replace(prompts=prompts, known=known[None])
+
+
+def spread(cache: Cache) -> Cache:
+    """The same with every row's prompt in its own slots, so that slot s holds position s."""
+    if cache.prompts is None:
+        return cache
+    rows, width = cache.v[0].shape[1], cache.prompts.slots
+    known = _behind(cache, rows)[None, :]
+    slot = jnp.arange(width + cache.slots, dtype=known.dtype)[:, None]
+    source = jnp.where(slot < known, slot, jnp.minimum(slot - known + width, slot[-1]))  # [slots, rows]
+
+    def join(own: jax.Array, prompt: jax.Array, axis: int) -> jax.Array:
+        first = jnp.repeat(prompt, rows // prompt.shape[1], axis=1)
+        both = jnp.concatenate([first, own], axis=axis)
+        other = [i for i in range(both.ndim) if i not in (1, axis)]
+        index = jnp.expand_dims(source if axis < 1 else source.T, other)
+        return jnp.take_along_axis(both, index, axis=axis)
+
+    pairs = lambda own, prompts, axis: tuple(join(x, y, axis) for x, y in zip(own, prompts, strict=True))
+    k = pairs(cache.k, cache.prompts.k, cache.key_slots)
+    return Cache(k, pairs(cache.v, cache.prompts.v, VALUE_SLOTS), cache.key_slots)
+
+
+def slots_of(cache: Cache, positions: jax.Array) -> jax.Array:
+    """Where tokens at these positions [B, T] belong."""
+    return positions if cache.prompts is None else positions - _behind(cache, len(positions))[:, None]
+
+
+def _behind(cache: Cache, rows: int) -> jax.Array:
+    """[B]: the number of a row's tokens that lie with the prompts."""
+    return jnp.repeat(cache.known[0], rows // cache.known.shape[1])
 
 
 def widen(cache: Cache, more: int) -> Cache:
@@ -69,13 +119,14 @@ def put_back(cache: Cache, first: Cache) -> Cache:
     """The cache with its first slots replaced."""
     if first.slots == cache.slots:
         return first
-    return jax.tree.map(lambda whole, part: jax.lax.dynamic_update_slice(whole, part, (0,) * 5), cache, first)
+    put = lambda whole, part: jax.lax.dynamic_update_slice(whole, part, (0,) * 5)
+    return cache.replace(k=jax.tree.map(put, cache.k, first.k), v=jax.tree.map(put, cache.v, first.v))
 
 
-def write(cache: Cache, layer: Any, k: jax.Array, v: jax.Array, positions: jax.Array) -> Cache:
-    """Puts k, v [B, Hkv, T, h] of a layer into the slots `positions` [B, T], except those outside [0, S)."""
+def write(cache: Cache, layer: Any, k: jax.Array, v: jax.Array, slots: jax.Array) -> Cache:
+    """Puts k, v [B, Hkv, T, h] of a layer into the slots [B, T], except those outside [0, S)."""
     # An index below zero would count from the end, so it is moved past the end, where it is dropped.
-    slot = jnp.where(positions < 0, jnp.asarray(cache.slots, positions.dtype), positions)
+    slot = jnp.where(slots < 0, jnp.asarray(cache.slots, slots.dtype), slots)
     block, index = _place(layer)
     to = jnp.stack([jnp.full_like(slot, index), slot], axis=-1)
 

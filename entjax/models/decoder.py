@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from entjax.models.attention import Memory, Place, along_last, attention, entropy_of_attention, rms_norm
-from entjax.models.cache import Cache
+from entjax.models.cache import Cache, slots_of
 from entjax.models.config import DecoderConfig, check_length, wide
 from entjax.models.contract import contract
 from entjax.models.rope import cos_sin
@@ -70,7 +70,7 @@ class Decoder(nnx.Module):
         Without a cache token t looks at the tokens up to t of its row, or of its segment [B, T] if packed.
         With a cache the new keys go to the slots `positions`, a query looks at the slots up to its own
         position, and (hidden, cache) is returned; positions outside the cache are not written. `window`
-        promises that all positions are below it, and no slot beyond is read. `attention_layer=l` appends the
+        promises that all slots written are below it, and no slot beyond is read. `attention_layer=l` appends the
         entropy [B, T] of layer l's attention, averaged over its heads first.
         """
         config = self.config
@@ -79,12 +79,13 @@ class Decoder(nnx.Module):
             check_length(config, tokens.shape[1])
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
-        mask = _causal(tokens.shape[1], segments) if cache is None else _filled(positions, cache, window)
+        slots = positions if cache is None else slots_of(cache, positions)
+        mask = _causal(tokens.shape[1], segments) if cache is None else _filled(slots, cache, window)
         cos, sin = cos_sin(config.rope, config.head_dim, positions)
         x = look_up(self.embedding[...], tokens, config, trained=cache is None)
         run = _scanned if config.scan_layers else _unrolled
         weights = nnx.to_pure_dict(nnx.state(self.layers))
-        body = _layer(config, Place(positions, cos, sin, mask), window, self.constrain)
+        body = _layer(config, Place(slots, cos, sin, mask), window, self.constrain)
         x, cache, entropy = run(body, weights, x, cache, attention_layer)
         out = (rms_norm(x, self.norm[...], config.norm_eps),)
         out += () if cache is None else (cache,)
@@ -196,10 +197,10 @@ def _causal(length: int, segments: jax.Array | None) -> jax.Array:
     return mask if segments is None else mask & (segments[:, :, None] == segments[:, None, :])
 
 
-def _filled(positions: jax.Array, cache: Cache, window: int | None) -> jax.Array:
-    """[B, T, window or S]: slot s is at or before the query's position."""
-    slots = jnp.arange(window or cache.slots, dtype=positions.dtype)
-    return slots[None, None, :] <= positions[:, :, None]
+def _filled(slots: jax.Array, cache: Cache, window: int | None) -> jax.Array:
+    """[B, T, window or S]: slot s is at or before the query's own."""
+    every = jnp.arange(window or cache.slots, dtype=slots.dtype)
+    return every[None, None, :] <= slots[:, :, None]
 
 
 def _check_call(

@@ -73,6 +73,29 @@ def mix(q: Array, k: Array, v: Array, place: SharedPlace) -> Array:
     return jnp.concatenate([prompt, mixed], axis=3).reshape(q.shape)
 
 
+def mix_behind(
+    q: Array, own: tuple[Array, Array], mask: Array, prompts: tuple[Array, Array], known: Int[Array, " P"]
+) -> tuple[Array, Array]:
+    """(softmax over prompt and own slots, what q sees) in a step of decoding: for q [B, H, T, h], keys and values [B, Hkv, S, h]
+    of the rows, of which `mask` [B, T, S] tells what is seen, and those of P prompts [P, Hkv, W, h]. The rows of a prompt stand
+    next to each other and go through its keys and values together, as the queries of one product."""
+    (k, v), (kp, vp), (rows, _, length, head_dim) = own, prompts, q.shape
+    count, heads, width, _ = kp.shape
+    grouped = q.reshape(rows, heads, -1, length, head_dim)
+    apart = (count, rows // count, heads, grouped.shape[2] * length)
+    together = lambda x: x.reshape(*apart, -1).swapaxes(1, 2).reshape(count, heads, -1, x.shape[-1])
+    back = lambda x: x.reshape(count, heads, apart[1], apart[3], -1).swapaxes(1, 2)
+    by_row = lambda x: back(x).reshape(*grouped.shape[:4], -1)
+
+    seen = jnp.arange(width, dtype=known.dtype)[None] < known[:, None]
+    to_prompt = by_row(_scores("pkmh,pksh->pkms", together(grouped), kp, seen[:, None, None]))
+    to_own = _scores("bkgth,bksh->bkgts", grouped, k, mask[:, None, None])
+    p = without_unit_axes(jax.nn.softmax, jnp.concatenate([to_prompt, to_own], axis=-1))
+    first, rest = p[..., :width].astype(q.dtype), p[..., width:].astype(q.dtype)
+    mixed = by_row(jnp.einsum("pkms,pksh->pkmh", together(first), vp))
+    return p, (mixed + jnp.einsum("bkgts,bksh->bkgth", rest, v)).reshape(q.shape)
+
+
 def _scores(subscripts: str, q: Array, k: Array, mask: Array) -> Array:
     scores = jnp.einsum(subscripts, q, k, preferred_element_type=wide(q.dtype)) * q.shape[-1] ** -0.5
     return jnp.where(mask, scores, jnp.finfo(scores.dtype).min)

@@ -42,8 +42,8 @@ def compile_for(model: Decoder, rows_sharding: NamedSharding | None) -> Device:
         cache = pin(init_cache(config, *tokens.shape))
         return pin(step.prefill(nnx.merge(graphdef, params), tokens, length, cache))
 
-    def begin(prefix, request, slots):
-        return pin(states.begin(prefix, request, slots))
+    def begin(prefix, request, slots, shared=False):
+        return pin(states.begin(prefix, request, slots, shared))
 
     def refill(state, prefix, request):
         return pin(states.refill(state, prefix, request))
@@ -59,7 +59,7 @@ def compile_for(model: Decoder, rows_sharding: NamedSharding | None) -> Device:
 
     return Device(
         prefill=jax.jit(prefill),
-        begin=jax.jit(begin, static_argnames="slots"),
+        begin=jax.jit(begin, static_argnames=("slots", "shared")),
         refill=jax.jit(refill, donate_argnames="state"),
         decode=jax.jit(decode, static_argnames="window"),
         advance=jax.jit(decode, static_argnames="window", donate_argnames="state"),

@@ -12,7 +12,8 @@ from entjax.models import DecoderConfig
 from entjax.sampler.host import fetch
 from entjax.sampler.keys import sequence_keys
 from entjax.sampler.sampling import Sampling
-from entjax.sampler.state import OUTPUTS, Completions, DecodeState, Request
+from entjax.sampler.shapes import Shapes
+from entjax.sampler.state import OUTPUTS, Completions, DecodeState, Prefix, Request
 from entjax.sampler.stops import first_stop
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def generate(
     slots = sampler.slots(prefix, how)
     board = _board(sampler.shapes.rows(min(job.total, sampler.shapes.at_once)))
     request, waiting = _seat(sampler, job, board, 0)
-    state = sampler.device.begin(prefix, request, slots)
+    state = sampler.device.begin(prefix, request, slots, shared=shared(sampler.shapes, prefix, request))
     out = _outputs(job, state)
     prefix = prefix if waiting < job.total else None  # or its memory is free for the others
     while board.running.any():
@@ -96,6 +97,14 @@ def generate(
     return Completions(**out, group=job.prompt)
 
 
+def shared(shapes: Shapes, prefix: Prefix, request: Request) -> bool:
+    """Are long prompts continued by as many rows each, one prompt after another? Then these share its keys and values."""
+    prompts, slots = prefix.tokens.shape
+    samples = len(request.source) // prompts
+    long = 0 < shapes.share <= slots
+    return long and samples > 1 and np.array_equal(request.source, np.repeat(np.arange(prompts), samples))
+
+
 def check_room(config: DecoderConfig, longest: int, how: Sampling) -> None:
     """Refuse prompts behind which the new tokens would leave the model's context."""
     if longest < config.context < longest + how.max_new_tokens:
@@ -107,9 +116,9 @@ def check_room(config: DecoderConfig, longest: int, how: Sampling) -> None:
 
 def _run(sampler: Sampler, params: Any, state: DecodeState, board: Board, watched: bool) -> DecodeState:
     """Decode up to the end of the cache window or of the block, without waiting for the result."""
-    slots = state.tokens.shape[1]
-    longest = int(board.length[board.running].max())
-    window = sampler.window(longest, slots)
+    elsewhere = 0 if state.cache.prompts is None else board.start - 1  # tokens that lie with the prompts
+    longest = int((board.length - elsewhere)[board.running].max())
+    window = sampler.window(longest, state.cache.slots)
     steps = min(window - longest + 1, int((board.limit - board.length)[board.running].max()))
     if watched:
         steps = min(steps, sampler.shapes.block)

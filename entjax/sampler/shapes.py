@@ -35,6 +35,8 @@ class Shapes(NamedTuple):
     block: tokens between two looks of the host, when it has to look: for stop strings, while sequences wait, or to shrink.
     shrink: when half of the rows are done and nobody waits for their places, the others go on in a batch of half the size, a
         program of its own, as long as that has so many rows; 0: never.
+    share: prompts of at least so many slots are kept once for all their samples, if all of these are decoded at the same time;
+        shorter ones are read in no time, and a softmax over two parts costs more. 0: never.
     """
 
     prompt: Bucket = power_of_two(16)
@@ -44,3 +46,4 @@ class Shapes(NamedTuple):
     at_once: int = 1024
     block: int = 32
     shrink: int = 16
+    share: int = 32

@@ -15,7 +15,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from entjax.models import Cache, take_rows
-from entjax.models.cache import widen
+from entjax.models.cache import share, widen
 
 Program = tuple[tuple[str, Callable], ...]  # the names and updates of the decoding rules, in order
 
@@ -145,15 +145,19 @@ def cut(state: DecodeState, length: Int[Array, " R"], ended: Bool[Array, " R"]) 
     )
 
 
-def begin(prefix: Prefix, request: Request, slots: int) -> DecodeState:
-    """Rows of `slots` slots that stand at the end of their prompts; filler rows are done."""
+def begin(prefix: Prefix, request: Request, slots: int, shared: bool = False) -> DecodeState:
+    """Rows of `slots` slots that stand at the end of their prompts; filler rows are done. `shared`: as many rows continue each
+    prompt, one prompt after another, and its keys and values stay in one place."""
     source = jnp.maximum(request.source, 0)
     rows, filler = source.shape[0], request.source < 0
     more = slots - prefix.tokens.shape[1]
     length = prefix.length[source]
     limit = jnp.minimum(length + request.new, slots)
     zeros = jnp.zeros((rows, slots), request.temperature.dtype)
-    cache = take_rows(prefix.cache, source)
+    if shared:
+        cache = share(prefix.cache, prefix.length - 1, rows, more)
+    else:
+        cache = widen(take_rows(prefix.cache, source), more)
     return DecodeState(
         tokens=jnp.pad(prefix.tokens[source], ((0, 0), (0, more)), constant_values=request.pad),
         mask=jnp.zeros((rows, slots), bool),
@@ -168,7 +172,7 @@ def begin(prefix: Prefix, request: Request, slots: int) -> DecodeState:
         finished=jnp.zeros(rows, bool),
         key=request.key,
         temperature=request.temperature,
-        cache=widen(cache, more),
+        cache=cache,
         rules=request.rules,
         stop=request.stop,
         pad=request.pad,
