@@ -65,7 +65,9 @@ def evaluate(options) -> int:
 
     parts, state = restored(options.workdir, options.override)
     c = parts.config
-    tools = parts.tools(state.params, 0, samples=c.eval_samples, temperature=1.0, held_out=True)
+    tools = parts.tools(
+        state.params, 0, samples=c.eval_samples, temperature=c.eval_temperature, held_out=True
+    )
     watch = Watch(lambda told: print(told, file=sys.stderr))
     tools = tools._replace(score=watch.watched(tools.score, "evaluation"))
     print(f"step {int(state.step)}, {len(parts.eval_examples)} prompts, {c.eval_samples} samples each")

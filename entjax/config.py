@@ -96,6 +96,7 @@ class Config:
     eval_every: int = 20  # 0: only before and after
     eval_prompts: int = 128
     eval_samples: int = 16
+    eval_temperature: float = 1.0  # of the evaluation's samples; its entropy is of the same distribution
     eval_k: tuple[int, ...] = (1, 4, 16)
 
     save_every: int = 20
@@ -153,9 +154,9 @@ class Config:
 
     def identity(self) -> str:
         """A short name of everything that a resumed run must share with the checkpoint."""
-        free = {"steps", "eval_every", "eval_prompts", "eval_samples", "eval_k", "save_every", "keep", "log_samples", "profile",
-                "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk", "stop_after_skips",
-                "drop_long_prompts", "verifier_workers", "verifier_seconds"}  # fmt: skip
+        free = {"steps", "eval_every", "eval_prompts", "eval_samples", "eval_temperature", "eval_k", "save_every", "keep",
+                "log_samples", "profile", "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk",
+                "stop_after_skips", "drop_long_prompts", "verifier_workers", "verifier_seconds"}  # fmt: skip
         free -= {"save_every"} if self.lag else set()  # there the batch after a save is not behind
         same = {key: value for key, value in self.describe().items() if key not in free}
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]

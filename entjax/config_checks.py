@@ -22,7 +22,7 @@ class ConfigError(ValueError):
 
 
 POSITIVE = ("prompts", "samples", "max_new_tokens", "temperature", "lr", "minibatches", "microbatches", "chunk", "sampler_rows",
-            "sft_batch", "sft_lr", "eval_prompts", "eval_samples", "save_every", "keep", "stop_after_skips",
+            "sft_batch", "sft_lr", "eval_prompts", "eval_samples", "eval_temperature", "save_every", "keep", "stop_after_skips",
             "verifier_workers", "verifier_seconds")  # fmt: skip
 NOT_NEGATIVE = ("steps", "seed", "lr_warmup", "weight_decay", "clip_gradient", "sft_steps", "eval_every", "log_samples",
                 "dynamic_sampling", "lag")  # fmt: skip

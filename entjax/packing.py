@@ -32,14 +32,15 @@ MINIMUM_GAIN = 0.95  # of the cost of plain rows: what a pack must stay below to
 
 
 class Grain(NamedTuple):
-    """How finely a minibatch is cut. The last piece is half empty on average, so pieces should be many; but a small one does
-    not fill the device, and on a mesh each gathers the weights once."""
+    """How finely a minibatch is cut. The last piece is half empty on average, so pieces should be many; but each reads all
+    weights and adds to all gradients, which takes an accelerator as long as the arithmetic of some 300 places, and on a mesh
+    each gathers the weights. A CPU has them small: they stay in its caches."""
 
     pieces: int  # that a minibatch would make without packing
     smallest: int  # places of a piece on one device
 
 
-ONE_DEVICE, MESH = Grain(32, 512), Grain(8, 4096)
+CPU, ACCELERATOR, MESH = Grain(32, 512), Grain(32, 4096), Grain(8, 4096)
 KEEP = 1.1  # times the least cost: for this the shape of the batch before is taken again
 
 
@@ -208,7 +209,7 @@ def plan(
     size = bucket(max(s.end - s.start for s in spans), 4)
     width = min(bucket(max(1, *(s.start - 1 for s in spans)), 4), length)
     filled = [[_fill(members, size) for members in share] for share in shares]
-    grain = ONE_DEVICE if rows is None else MESH
+    grain = MESH if rows is not None else CPU if jax.default_backend() == "cpu" else ACCELERATOR
     whole = batch // (minibatches * devices) * (width + size)
     most = whole // microbatches
     places = min(max(grain.smallest, whole // grain.pieces), most)

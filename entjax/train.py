@@ -226,7 +226,11 @@ class Loop:
     def _evaluate(self, step: int) -> dict[str, float]:
         """Metrics on the held-out prompts; the same random numbers at every evaluation. SIGTERM breaks it off."""
         tools = self.parts.tools(
-            self.state.params, 0, samples=self.config.eval_samples, temperature=1.0, held_out=True
+            self.state.params,
+            0,
+            samples=self.config.eval_samples,
+            temperature=self.config.eval_temperature,
+            held_out=True,
         )
         tools = tools._replace(score=self.watch.watched(tools.score, "evaluation"))
         with self.notice.at_once():

@@ -64,7 +64,7 @@ def rich_objective(surrogate=ej.surrogates.ppo_clip):
 def always(monkeypatch):
     """Take a pack also where it does not pay, in several pieces: these batches are tiny."""
     monkeypatch.setattr(packing, "MINIMUM_GAIN", 1e9)
-    monkeypatch.setattr(packing, "ONE_DEVICE", packing.Grain(32, 64))
+    monkeypatch.setattr(packing, "CPU", packing.Grain(32, 64))
 
 
 def run(objective, batch, packed, *, decoder=None, minibatches=1, microbatches=1, scored=True):
@@ -271,8 +271,19 @@ def test_the_shape_of_the_last_pack_is_kept_while_it_costs_little_more(always, m
 
 @pytest.mark.parametrize("microbatches", [1, 2, 4, 16])
 def test_no_piece_is_larger_than_a_microbatch_of_rows(always, monkeypatch, microbatches):
-    monkeypatch.setattr(packing, "ONE_DEVICE", packing.Grain(1, 10**6))
+    monkeypatch.setattr(packing, "CPU", packing.Grain(1, 10**6))
     batch = rollout(groups=(8, 8), prompts=(9, 9), longest=16, length=32, holes=False)
     pack = packing.plan(batch, COST, microbatches=microbatches)
     families, k, length = pack.places.row.shape[2:]
     assert families * (pack.places.width + k * length) <= 16 * (pack.places.width + length) / microbatches
+
+
+def test_an_accelerator_gets_larger_pieces(monkeypatch):
+    batch = rollout(groups=(8,) * 40, prompts=(60,) * 40, longest=60, length=120, holes=False)
+    packs = {}
+    for backend in ("cpu", "gpu", "tpu"):
+        monkeypatch.setattr(packing.jax, "default_backend", lambda backend=backend: backend)
+        packs[backend] = packing.plan(batch, COST)
+    sizes = {backend: pack.places.size for backend, pack in packs.items()}
+    assert sizes["cpu"] < 2048 < sizes["gpu"] == sizes["tpu"] <= 4096
+    assert packing.share(packs["gpu"]) > 0.9 * packing.share(packs["cpu"])  # and computes little more

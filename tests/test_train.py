@@ -64,6 +64,14 @@ def test_sampler_and_trainer_agree(finished):
         assert abs(record["entropy/rollout"] - record["entropy/mean"]) < 0.2
 
 
+def test_the_temperature_of_an_evaluation(finished, tmp_path):
+    """Near 0 all answers to a prompt are one answer, without entropy."""
+    hot = finished[1]["before"]
+    cold = train(config(steps=0, eval_temperature=1e-4), tmp_path / "run")["before"]
+    assert cold["eval/entropy"] < 0.01 < 0.3 < hot["eval/entropy"]
+    assert cold["eval/pass@1"] == cold["eval/pass@4"]
+
+
 def test_resume_is_exact(finished, tmp_path):
     """Two steps, then two more in another process's place: the same metrics, samples and weights as four steps."""
     alone, result = finished

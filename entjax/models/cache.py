@@ -55,9 +55,29 @@ def init_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any = None)
 
 
 def take_rows(cache: Cache, rows: jax.Array) -> Cache:
-    """The cache of the given rows, in that order: a row named twice is forked, one not named is dropped. Shared prompts become
-    the rows' own."""
-    return jax.tree.map(lambda x: jnp.take(x, rows, axis=1), spread(cache))
+    """The cache of the given rows, in that order: a row named twice is forked, one not named is dropped. Where prompts were
+    shared every row gets its own copy, and slot s holds position s."""
+
+    def take(tree: Any, rows: jax.Array) -> Any:
+        return jax.tree.map(lambda x: jnp.take(x, rows, axis=1), tree)
+
+    if cache.prompts is None:
+        return take(cache, rows)
+    prompt = rows // _rows_a_prompt(cache)
+    first, own = take(cache.prompts, prompt), take(cache.replace(prompts=None, known=None), rows)
+    known, slot = cache.known[0][prompt], jnp.arange(first.slots + own.slots)
+    behind = jnp.minimum(first.slots + slot - known[:, None], slot[-1])
+    source = jnp.where(slot < known[:, None], slot, behind)  # [rows, slots] in both, one after the other
+
+    def join(x: jax.Array, y: jax.Array, axis: int) -> jax.Array:
+        other = [i for i in range(x.ndim) if i not in (1, axis)]
+        both = jnp.concatenate([x, y], axis=axis)
+        return jnp.take_along_axis(both, jnp.expand_dims(source, other), axis=axis)
+
+    return own.replace(
+        k=tuple(join(x, y, own.key_slots) for x, y in zip(first.k, own.k, strict=True)),
+        v=tuple(join(x, y, VALUE_SLOTS) for x, y in zip(first.v, own.v, strict=True)),
+    )
 
 
 def share(prompts: Cache, known: jax.Array, rows: int, slots: int) -> Cache:
@@ -70,35 +90,15 @@ def share(prompts: Cache, known: jax.Array, rows: int, slots: int) -> Cache:
     return _by_axis(empty, prompts).replace(prompts=prompts, known=known[None])
 
 
-def spread(cache: Cache) -> Cache:
-    """The same with every row's prompt in its own slots, so that slot s holds position s."""
-    if cache.prompts is None:
-        return cache
-    rows, width = cache.v[0].shape[1], cache.prompts.slots
-    known = _behind(cache, rows)[None, :]
-    slot = jnp.arange(width + cache.slots, dtype=known.dtype)[:, None]
-    source = jnp.where(slot < known, slot, jnp.minimum(slot - known + width, slot[-1]))  # [slots, rows]
-
-    def join(own: jax.Array, prompt: jax.Array, axis: int) -> jax.Array:
-        first = jnp.repeat(prompt, rows // prompt.shape[1], axis=1)
-        both = jnp.concatenate([first, own], axis=axis)
-        other = [i for i in range(both.ndim) if i not in (1, axis)]
-        index = jnp.expand_dims(source if axis < 1 else source.T, other)
-        return jnp.take_along_axis(both, index, axis=axis)
-
-    pairs = lambda own, prompts, axis: tuple(join(x, y, axis) for x, y in zip(own, prompts, strict=True))
-    k = pairs(cache.k, cache.prompts.k, cache.key_slots)
-    return Cache(k, pairs(cache.v, cache.prompts.v, VALUE_SLOTS), cache.key_slots)
-
-
 def slots_of(cache: Cache, positions: jax.Array) -> jax.Array:
     """Where tokens at these positions [B, T] belong."""
-    return positions if cache.prompts is None else positions - _behind(cache, len(positions))[:, None]
+    if cache.prompts is None:
+        return positions
+    return positions - jnp.repeat(cache.known[0], _rows_a_prompt(cache))[:, None]
 
 
-def _behind(cache: Cache, rows: int) -> jax.Array:
-    """[B]: the number of a row's tokens that lie with the prompts."""
-    return jnp.repeat(cache.known[0], rows // cache.known.shape[1])
+def _rows_a_prompt(cache: Cache) -> int:
+    return cache.v[0].shape[1] // cache.known.shape[1]
 
 
 def widen(cache: Cache, more: int) -> Cache:

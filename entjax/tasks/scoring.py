@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,7 +110,10 @@ class Pending(NamedTuple):
         return all(future.done() for future in self.futures)
 
     def result(self) -> tuple[np.ndarray, Report]:
-        """Wait for all; rewards [N] in the order of the texts."""
+        """Wait for all; rewards [N] in the order of the texts. A signal that comes just before the main thread begins to
+        wait does not wake it, so it looks up once a second."""
+        while wait(self.futures, timeout=1).not_done:
+            pass
         results = [future.result() for future in self.futures]
         counts = Counter(verdict.outcome for verdict, _ in results)
         message = next((message for verdict, message in results if verdict.outcome != "verified"), "")

@@ -71,7 +71,7 @@ def check(batch):
 def always(monkeypatch):
     """Take a pack also where it does not pay, in several pieces: these batches are tiny."""
     monkeypatch.setattr(packing, "MINIMUM_GAIN", 1e9)
-    monkeypatch.setattr(packing, "ONE_DEVICE", packing.Grain(32, 64))
+    monkeypatch.setattr(packing, "CPU", packing.Grain(32, 64))
 
 
 def test_plans():

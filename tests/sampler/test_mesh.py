@@ -69,3 +69,26 @@ def test_rows_stay_on_their_devices(world):
         assert now.cache.k[0].sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec(None, "data")), 5)
     text = sampler.device.decode.lower(params, state, np.int32(3), 16).compile().as_text()
     assert "all-gather" not in text and "all-to-all" not in text  # nothing of a row travels
+
+
+def test_prompts_are_shared_where_their_rows_are(world):
+    mesh = mesh_of(4, 2)
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    shapes = Shapes(multiple_of(8), multiple_of(8), share=1)
+    sampler = make_sampler(world.model, eos_ids=[EOS], shapes=shapes, rows_sharding=rows)
+    params, key = jax.device_put(world.params, NamedSharding(mesh, PartitionSpec())), jax.random.key(3)
+    how = Sampling(max_new_tokens=8)
+    out = sampler.generate(sharded(world.params, mesh), PROMPTS, how, key=key, samples=4)
+    want = world.sampler.generate(world.params, PROMPTS, how, key=key, samples=4)
+    for row in range(16):
+        assert out.completion(row) == want.completion(row)
+        mine, theirs = out.logp[row][out.mask[row]], want.logp[row][want.mask[row]]
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+    source = np.repeat(np.arange(4, dtype=np.int32), 4)
+    request = sampler.request(how, source, sequence_keys(key, np.int32(0), source, source))
+    state = sampler.device.begin(sampler.prefill(params, PROMPTS), request, 16, shared=True)
+    beside = NamedSharding(mesh, PartitionSpec(None, "data"))
+    for leaf in jax.tree.leaves((state.cache, sampler.device.decode(params, state, np.int32(3), 8).cache)):
+        assert leaf.sharding.is_equivalent_to(beside, leaf.ndim)
+    text = sampler.device.decode.lower(params, state, np.int32(3), 8).compile().as_text()
+    assert "all-gather" not in text and "all-to-all" not in text

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from entjax import models
-from entjax.models.cache import spread
+from entjax.models import take_rows
 from entjax.sampler import Sampling, Shapes, make_sampler, multiple_of, sequence_keys
 from entjax.sampler.generate import shared
 
@@ -61,14 +61,14 @@ def test_statistics_are_those_of_a_full_forward(scan_layers):
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_rows_get_their_prompts_back(scan_layers):
-    """After some steps the cache, spread, is the one of rows that had their prompts from the start."""
+    """After some steps the cache, taken apart, is the one of rows that had their prompts from the start."""
     _, params, sampler = world(scan_layers, share=1)
     after = lambda share: sampler.device.decode(
         params, begin(sampler, params, share), np.int32(5), 8 if share else 24
     )
     together, apart = after(True), after(False)
     np.testing.assert_array_equal(together.tokens, apart.tokens)
-    found = spread(together.cache)
+    found = take_rows(together.cache, jnp.arange(len(together.length)))
     assert found.prompts is None and found.slots == apart.cache.slots
     for axis, mine, theirs in ((found.key_slots, found.k, apart.cache.k), (3, found.v, apart.cache.v)):
         for x, y in zip(mine, theirs, strict=True):

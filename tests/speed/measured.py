@@ -64,7 +64,7 @@ def updates() -> dict[str, dict[str, int]]:
 
 
 def sampler_step() -> dict[str, dict[str, int]]:
-    """One turn of the decode loop for 16 rows that read 128 slots."""
+    """One turn of the decode loop for 16 rows that read 80 slots, or share their prompts and read 32 of their own."""
     model = Decoder(CONFIG, rngs=nnx.Rngs(0))
     sampler, params = make_sampler(model, eos_ids=[1]), nnx.split(model)[1]
     rows = np.repeat(np.arange(GROUPS), SAMPLES)
@@ -72,9 +72,15 @@ def sampler_step() -> dict[str, dict[str, int]]:
         jax.random.key(0), np.int32(0), rows.astype(np.int32), np.arange(len(rows), dtype=np.int32)
     )
     prefix = sampler.prefill(params, rollout().tokens[::SAMPLES, :PROMPT].tolist())
-    state = sampler.begin(prefix, Sampling(NEW), rows, keys)
-    program = jax.jit(lambda params, state, steps: sampler.device.decode(params, state, steps, 80))
-    return {"sampler step": cost(program, params, state, np.int32(1))}
+    request, slots = sampler.request(Sampling(NEW), rows, keys), sampler.slots(prefix, Sampling(NEW))
+    found = {}
+    for name, shared, window in (("sampler step", False, 80), ("sampler step, prompts shared", True, 32)):
+        state = sampler.device.begin(prefix, request, slots, shared)
+        program = jax.jit(
+            lambda params, state, steps, w=window: sampler.device.decode(params, state, steps, w)
+        )
+        found[name] = cost(program, params, state, np.int32(1))
+    return found
 
 
 def vocabulary() -> dict[str, dict[str, int]]:
