@@ -225,19 +225,14 @@ class Loop:
 
     def _evaluate(self, step: int) -> dict[str, float]:
         """Metrics on the held-out prompts; the same random numbers at every evaluation. SIGTERM breaks it off."""
+        c = self.config
         tools = self.parts.tools(
-            self.state.params,
-            0,
-            samples=self.config.eval_samples,
-            temperature=self.config.eval_temperature,
-            held_out=True,
+            self.state.params, 0, samples=c.eval_samples, temperature=c.eval_temperature, held_out=True
         )
         tools = tools._replace(score=self.watch.watched(tools.score, "evaluation"))
         with self.notice.at_once():
             sample = self.parts.strategy.sample
-            return evaluate(
-                tools, self.parts.eval_examples, self.config.eval_k, self.parts.eval_task.canonical, sample
-            )
+            return evaluate(tools, self.parts.eval_examples, c.eval_k, self.parts.eval_task.canonical, sample)
 
     def _finish(self) -> dict[str, Any]:
         if self.after is None:

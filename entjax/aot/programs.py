@@ -30,7 +30,7 @@ from entjax.models import Decoder, DecoderConfig
 from entjax.models.known import architecture
 from entjax.packing import Pack, bucket
 from entjax.sampler import Sampling, Shapes, make_sampler, sequence_keys
-from entjax.sampler.generate import shared
+from entjax.sampler.generate import shares_prompts
 from entjax.sampler.state import DecodeState, Prefix, by_row
 from entjax.sharding import Layout, make_mesh
 from entjax.step import make_score
@@ -330,7 +330,9 @@ def _decode(p: Plan) -> Any:
     source = np.arange(rows, dtype=np.int32) // (p.sizes.rows // p.sizes.prompts)  # those that sit first
     request = sampler.request(how, source, sequence_keys(jax.random.key(0), np.int32(0), source, source))
     begin = functools.partial(
-        sampler.device.begin, slots=sampler.slots(prefix, how), shared=shared(sampler.shapes, prefix, request)
+        sampler.device.begin,
+        slots=sampler.slots(prefix, how),
+        shared=shares_prompts(sampler.shapes, prefix, request),
     )
     state = jax.eval_shape(begin, prefix, request)
     steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=p.layout.whole)

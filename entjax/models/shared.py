@@ -76,23 +76,33 @@ def mix(q: Array, k: Array, v: Array, place: SharedPlace) -> Array:
 def mix_behind(
     q: Array, own: tuple[Array, Array], mask: Array, prompts: tuple[Array, Array], known: Int[Array, " P"]
 ) -> tuple[Array, Array]:
-    """(softmax over prompt and own slots, what q sees) in a step of decoding: for q [B, H, T, h], keys and values [B, Hkv, S, h]
-    of the rows, of which `mask` [B, T, S] tells what is seen, and those of P prompts [P, Hkv, W, h]. The rows of a prompt stand
-    next to each other and go through its keys and values together, as the queries of one product."""
+    """(softmax over the slots of prompt and row, what q sees) in a step of decoding.
+
+    q is [B, H, T, h]; `own` holds keys and values [B, Hkv, S, h], of which a query sees `mask` [B, T, S]; `prompts` those
+    [P, Hkv, W, h] of P prompts, of which the first `known` are seen. The rows of a prompt stand next to each other; their queries
+    are one product with its keys.
+    """
     (k, v), (kp, vp), (rows, _, length, head_dim) = own, prompts, q.shape
     count, heads, width, _ = kp.shape
     grouped = q.reshape(rows, heads, -1, length, head_dim)
-    apart = (count, rows // count, heads, grouped.shape[2] * length)
-    together = lambda x: x.reshape(*apart, -1).swapaxes(1, 2).reshape(count, heads, -1, x.shape[-1])
-    back = lambda x: x.reshape(count, heads, apart[1], apart[3], -1).swapaxes(1, 2)
-    by_row = lambda x: back(x).reshape(*grouped.shape[:4], -1)
+    of_prompt, queries = rows // count, grouped.shape[2] * length
+
+    def together(x: Array) -> Array:
+        """[B, Hkv, G, T, c] as [P, Hkv, queries of all its rows, c]."""
+        by_prompt = x.reshape(count, of_prompt, heads, queries, -1)
+        return by_prompt.swapaxes(1, 2).reshape(count, heads, of_prompt * queries, -1)
+
+    def apart(x: Array) -> Array:
+        """And back."""
+        by_prompt = x.reshape(count, heads, of_prompt, queries, -1)
+        return by_prompt.swapaxes(1, 2).reshape(*grouped.shape[:4], -1)
 
     seen = jnp.arange(width, dtype=known.dtype)[None] < known[:, None]
-    to_prompt = by_row(_scores("pkmh,pksh->pkms", together(grouped), kp, seen[:, None, None]))
+    to_prompt = apart(_scores("pkmh,pksh->pkms", together(grouped), kp, seen[:, None, None]))
     to_own = _scores("bkgth,bksh->bkgts", grouped, k, mask[:, None, None])
     p = without_unit_axes(jax.nn.softmax, jnp.concatenate([to_prompt, to_own], axis=-1))
     first, rest = p[..., :width].astype(q.dtype), p[..., width:].astype(q.dtype)
-    mixed = by_row(jnp.einsum("pkms,pksh->pkmh", together(first), vp))
+    mixed = apart(jnp.einsum("pkms,pksh->pkmh", together(first), vp))
     return p, (mixed + jnp.einsum("bkgts,bksh->bkgth", rest, v)).reshape(q.shape)
 
 

@@ -79,7 +79,9 @@ def generate(
     slots = sampler.slots(prefix, how)
     board = _board(sampler.shapes.rows(min(job.total, sampler.shapes.at_once)))
     request, waiting = _seat(sampler, job, board, 0)
-    state = sampler.device.begin(prefix, request, slots, shared=shared(sampler.shapes, prefix, request))
+    state = sampler.device.begin(
+        prefix, request, slots, shared=shares_prompts(sampler.shapes, prefix, request)
+    )
     out = _outputs(job, state)
     prefix = prefix if waiting < job.total else None  # or its memory is free for the others
     while board.running.any():
@@ -97,7 +99,7 @@ def generate(
     return Completions(**out, group=job.prompt)
 
 
-def shared(shapes: Shapes, prefix: Prefix, request: Request) -> bool:
+def shares_prompts(shapes: Shapes, prefix: Prefix, request: Request) -> bool:
     """Are long prompts continued by as many rows each, one prompt after another? Then these share its keys and values."""
     prompts, slots = prefix.tokens.shape
     samples = len(request.source) // prompts

@@ -9,7 +9,7 @@ from flax import nnx
 from entjax import models
 from entjax.models import take_rows
 from entjax.sampler import Sampling, Shapes, make_sampler, multiple_of, sequence_keys
-from entjax.sampler.generate import shared
+from entjax.sampler.generate import shares_prompts
 
 # Of 2, 9 and 15 tokens: the slots of a prompt are full, half empty, nearly empty.
 PROMPTS = [[5, 6], [7, 8, 9, 10, 11, 12, 13, 14, 15], [16, *range(3, 17)]]
@@ -33,7 +33,7 @@ def begin(sampler, params, share: bool):
     number = np.tile(np.arange(SAMPLES, dtype=np.int32), len(PROMPTS))
     prefix = sampler.prefill(params, PROMPTS)
     request = sampler.request(HOW, source, sequence_keys(jax.random.key(3), np.int32(0), source, number))
-    assert shared(sampler.shapes, prefix, request)
+    assert shares_prompts(sampler.shapes, prefix, request)
     return sampler.device.begin(prefix, request, sampler.slots(prefix, HOW), shared=share)
 
 
