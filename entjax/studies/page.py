@@ -149,8 +149,8 @@ def family(runs: Sequence[Result], arms: Sequence[str]) -> str:
     unseen = ", ".join(f"`{name}`" for name in UNSUPERVISED)
     intro = (
         f"Every other recipe with its options as published, unless `grid.py` scales them. {unseen} never see the verifier (not "
-        "in the picture). Sorted by pass@32. Bold: the confidence interval leaves out 0, which chance alone brings about in one "
-        "of twenty numbers; a difference of one pair is one of single runs."
+        "in the picture). Sorted by pass@32 minus GRPO's. Bold: the confidence interval leaves out 0, which chance alone brings "
+        "about in one of twenty numbers; a difference of one pair is one of single runs."
     )
     head = ["", "intervenes at", "runs", "pass@1", "pass@32", "entropy", "pass@1, minus GRPO", "pass@32, minus GRPO",
             "entropy, minus GRPO", "pass@32, equal pass@1"]  # fmt: skip
@@ -163,7 +163,7 @@ def family(runs: Sequence[Result], arms: Sequence[str]) -> str:
         ]
         bold = lambda f: f"**{f.signed()}**" if abs(f.mean) > f.margin else f.signed()
         cells = [name, methods.method(mine[0]["recipe"]).places or "-", len(mine), *ends, *map(bold, found)]
-        rows.append((-ends[1].mean, "| " + " | ".join(map(str, cells)) + " |"))
+        rows.append((-found[1].mean, "| " + " | ".join(map(str, cells)) + " |"))
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *(row for _, row in sorted(rows))]
     return "\n".join([intro, "", *lines])
 
