@@ -150,7 +150,7 @@ def family(runs: Sequence[Result], arms: Sequence[str]) -> str:
     intro = (
         f"Every other recipe with its options as published, unless `grid.py` scales them. {unseen} never see the verifier (not "
         "in the picture). Sorted by pass@32 minus GRPO's. Bold: the confidence interval leaves out 0, which chance alone brings "
-        "about in one of twenty numbers; a difference of one pair is one of single runs."
+        "about in one of twenty numbers. Evaluations count prompts, so three differences can agree by chance (± 0.000)."
     )
     head = ["", "intervenes at", "runs", "pass@1", "pass@32", "entropy", "pass@1, minus GRPO", "pass@32, minus GRPO",
             "entropy, minus GRPO", "pass@32, equal pass@1"]  # fmt: skip
