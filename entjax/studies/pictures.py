@@ -10,6 +10,7 @@ import numpy as np
 from entjax.studies.compare import Result, final, gain, smooth, targets, twins
 
 COLORS = ("#d1495b", "#1f6feb", "#2a9d8f", "#e9a03b", "#7b5ea7", "#555555", "#c2185b", "#6d8f00", "#00838f")
+FAR = 0.15  # from GRPO in pass@1 or pass@32
 
 
 def entropies(runs: Sequence[Result], arms: Sequence[str], path: Path, width: int = 5) -> Path:
@@ -64,14 +65,21 @@ def frontier(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
 
 
 def differences(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
-    """pass@1 and pass@32 at the end, both minus GRPO's of the same warm start and seed; color: entropy, minus GRPO's."""
+    """pass@1 and pass@32 at the end, both minus GRPO's of the same warm start and seed; color: entropy, minus GRPO's. What ends
+    far from all others is named in a corner: it would press them into one spot."""
     plt = _pyplot()
     figure, axis = plt.subplots(figsize=(12, 9), layout="constrained")
     found = {name: [gain(twins(runs, name), m) for m in ("pass@1", "pass@32", "entropy")] for name in arms}
+    apart = lambda gains: max(abs(gains[i].mean) for i in range(2)) > FAR
+    far = [f"{name} {g[0].signed()}, {g[1].signed()}" for name, g in found.items() if apart(g)]
+    found = {name: gains for name, gains in found.items() if not apart(gains)}
+    axis.text(
+        0, 1, "\n".join(["outside:", *far] if far else []), fontsize=8, va="top", transform=axis.transAxes
+    )
     x, y, h = (np.array([gains[i].mean for gains in found.values()]) for i in range(3))
     dx, dy = (np.nan_to_num([gains[i].error for gains in found.values()]) for i in range(2))
     axis.errorbar(x, y, xerr=dx, yerr=dy, fmt="none", ecolor="#cccccc", linewidth=0.7, zorder=1)
-    limit = float(np.nanmax(np.abs(h))) or 1.0
+    limit = float(np.nanmax(np.abs(h), initial=0)) or 1.0
     dots = axis.scatter(
         x, y, c=h, cmap="coolwarm_r", vmin=-limit, vmax=limit, s=28, edgecolors="#444444", linewidths=0.5
     )
