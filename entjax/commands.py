@@ -60,20 +60,14 @@ def restored(workdir: Path, overrides: Sequence[str] = ()):
 
 
 def evaluate(options) -> int:
-    from entjax.evaluate import evaluate as measure
+    from entjax.evaluate import evaluate_run
     from entjax.tasks.scoring import Watch
 
     parts, state = restored(options.workdir, options.override)
     c = parts.config
-    tools = parts.tools(
-        state.params, 0, samples=c.eval_samples, temperature=c.eval_temperature, held_out=True
-    )
     watch = Watch(lambda told: print(told, file=sys.stderr))
-    tools = tools._replace(score=watch.watched(tools.score, "evaluation"))
     print(f"step {int(state.step)}, {len(parts.eval_examples)} prompts, {c.eval_samples} samples each")
-    for name, value in measure(
-        tools, parts.eval_examples, c.eval_k, parts.eval_task.canonical, parts.strategy.sample
-    ).items():
+    for name, value in evaluate_run(parts, state.params, watch).items():
         print(f"{name:24}{value:10.4f}")
     parts.close()
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +11,18 @@ from entjax.analysis.passk import avg_at_k, majority, pass_at_k
 from entjax.rollouts.groups import sample_groups
 from entjax.rollouts.harvest import Harvest, Tools
 from entjax.tasks import Example
+
+if TYPE_CHECKING:
+    from entjax.setup import Parts
+    from entjax.tasks.scoring import Watch
+
+
+def evaluate_run(parts: Parts, params: Any, watch: Watch) -> dict[str, float]:
+    """`evaluate` on the held-out prompts of a run, as its config says, with an eye on its verifier."""
+    c = parts.config
+    tools = parts.tools(params, 0, samples=c.eval_samples, temperature=c.eval_temperature, held_out=True)
+    tools = tools._replace(score=watch.watched(tools.score, "evaluation"))
+    return evaluate(tools, parts.eval_examples, c.eval_k, parts.eval_task.canonical, parts.strategy.sample)
 
 
 def evaluate(

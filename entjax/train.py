@@ -23,7 +23,7 @@ from entjax.batch import Ahead, Batch, make_batch
 from entjax.bucket import Place, place_of
 from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.config import Config, ConfigError
-from entjax.evaluate import evaluate
+from entjax.evaluate import evaluate_run
 from entjax.fingerprint import versions
 from entjax.log import Lines, Nowhere, Progress, TensorBoard
 from entjax.plots import dashboard
@@ -225,14 +225,8 @@ class Loop:
 
     def _evaluate(self, step: int) -> dict[str, float]:
         """Metrics on the held-out prompts; the same random numbers at every evaluation. SIGTERM breaks it off."""
-        c = self.config
-        tools = self.parts.tools(
-            self.state.params, 0, samples=c.eval_samples, temperature=c.eval_temperature, held_out=True
-        )
-        tools = tools._replace(score=self.watch.watched(tools.score, "evaluation"))
         with self.notice.at_once():
-            sample = self.parts.strategy.sample
-            return evaluate(tools, self.parts.eval_examples, c.eval_k, self.parts.eval_task.canonical, sample)
+            return evaluate_run(self.parts, self.state.params, self.watch)
 
     def _finish(self) -> dict[str, Any]:
         if self.after is None:

@@ -68,8 +68,8 @@ class Decoder(nnx.Module):
         """Hidden states [B, T, D] after the final norm, in the compute type, for tokens at positions [B, T].
 
         Without a cache token t looks at the tokens up to t of its row, or of its segment [B, T] if packed.
-        With a cache the new keys go to the slots `positions`, a query looks at the slots up to its own
-        position, and (hidden, cache) is returned; positions outside the cache are not written. `window`
+        With a cache the new keys go to the slots of `positions` (cache.slots_of), a query looks at those up to
+        its own, and (hidden, cache) is returned; positions outside the cache are not written. `window`
         promises that all slots written are below it, and no slot beyond is read. `attention_layer=l` appends the
         entropy [B, T] of layer l's attention, averaged over its heads first.
         """

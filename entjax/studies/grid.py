@@ -132,14 +132,8 @@ def _band(start: float, end: float, steps: int, width: float = 0.1) -> Arm:
 
 # Without a teacher, phrases that announce a plan or tokens that trigger, these are other recipes under another name.
 IDLE = ("distill", "opd", "hicra", "ares")
-UNSUPERVISED = (
-    "echo",
-    "em_rl",
-    "empo",
-    "empo_reasoning",
-    "ettrl",
-    "ttrl",
-)  # they reward agreement or certainty
+# They reward agreement or certainty.
+UNSUPERVISED = ("echo", "em_rl", "empo", "empo_reasoning", "ettrl", "ttrl")
 FIRST = ("grpo", "entropy_budget", "steer", "kl_cov", "clip_cov", "aepo", "entropic", "siren", "entrocraft")
 COMPARED = (
     *FIRST,

@@ -70,12 +70,11 @@ def differences(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path
     plt = _pyplot()
     figure, axis = plt.subplots(figsize=(12, 9), layout="constrained")
     found = {name: [gain(twins(runs, name), m) for m in ("pass@1", "pass@32", "entropy")] for name in arms}
-    apart = lambda gains: max(abs(gains[i].mean) for i in range(2)) > FAR
-    far = [f"{name} {g[0].signed()}, {g[1].signed()}" for name, g in found.items() if apart(g)]
-    found = {name: gains for name, gains in found.items() if not apart(gains)}
-    axis.text(
-        0, 1, "\n".join(["outside:", *far] if far else []), fontsize=8, va="top", transform=axis.transAxes
-    )
+    far = {name: g for name, g in found.items() if max(abs(g[0].mean), abs(g[1].mean)) > FAR}
+    found = {name: g for name, g in found.items() if name not in far}
+    if far:
+        lines = ["outside:", *(f"{name} {g[0].signed()}, {g[1].signed()}" for name, g in far.items())]
+        axis.text(0, 1, "\n".join(lines), fontsize=8, va="top", transform=axis.transAxes)
     x, y, h = (np.array([gains[i].mean for gains in found.values()]) for i in range(3))
     dx, dy = (np.nan_to_num([gains[i].error for gains in found.values()]) for i in range(2))
     axis.errorbar(x, y, xerr=dx, yerr=dy, fmt="none", ecolor="#cccccc", linewidth=0.7, zorder=1)

@@ -11,7 +11,7 @@ from entjax.models import take_rows
 from entjax.sampler import Sampling, Shapes, make_sampler, multiple_of, sequence_keys
 from entjax.sampler.generate import shares_prompts
 
-# Of 2, 9 and 15 tokens: the slots of a prompt are full, half empty, nearly empty.
+# Of 2, 9 and 15 tokens: the 16 slots of a prompt are nearly empty, half full, nearly full.
 PROMPTS = [[5, 6], [7, 8, 9, 10, 11, 12, 13, 14, 15], [16, *range(3, 17)]]
 NEW, SAMPLES = 12, 4
 HOW = Sampling(NEW)
