@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from entjax import methods
 from entjax.studies import pictures
@@ -27,12 +28,20 @@ from entjax.studies.grid import COMPARED, UNSUPERVISED, settings
 IDENTITY = ("setting", "arm", "warm", "seed", "steps", "prompts", "samples", "lr", "eval_prompts", "options")
 
 
+def identity(about: Mapping[str, Any]) -> str:
+    """What makes two results those of the same run."""
+    return json.dumps([about[key] for key in IDENTITY], sort_keys=True)
+
+
+def read(file: Path) -> list[Result]:
+    """The results that a file holds; none where there is no file."""
+    return json.loads(file.read_text())["runs"] if file.is_file() else []
+
+
 def collect(root: Path, file: Path) -> list[Result]:
     """The results of the file and of the cells under `root` (these win), written back to the file."""
-    known = json.loads(file.read_text())["runs"] if file.is_file() else []
     fresh = [json.loads(path.read_text()) for path in sorted(root.glob("cells/*/result.json"))]
-    key = lambda r: json.dumps([r[k] for k in IDENTITY], sort_keys=True)
-    runs = [r for _, r in sorted({key(r): r for r in [*known, *fresh]}.items())]
+    runs = [r for _, r in sorted({identity(r): r for r in [*read(file), *fresh]}.items())]
     if runs:
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs)

@@ -1,10 +1,10 @@
 """The study: which method does what? Arms x settings x warm starts x seeds at equal compute, resumable, in parallel.
 
-    python -m entjax.studies.run [--settings easy,hard] [--arms grpo,steer | all] [--seeds 3] [--warm 3] [--minutes 60]
+    python -m entjax.studies.run [--settings easy,hard] [--arms grpo,steer | all] [--seeds 3 | 3:5] [--warm 3] [--minutes 60]
 
-runs the cells that have no result yet, until the minutes are spent (0: none), then adds all results to DOCS/study.json and
-writes DOCS/study.md and its pictures from that file alone. Start it again to go on, in as many processes as there are machines
-that see --root: a cell is locked while it is worked on. Seed s starts from warm start s % warm.
+runs the cells that have no result in DOCS/study.json or --root yet, until the minutes are spent (0: none), then adds all results
+to that file and writes DOCS/study.md and its pictures from it alone. Start it again to go on, in as many processes as there are
+machines that see --root: a cell is locked while it is worked on. Seed s starts from warm start s % warm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from entjax.studies import grid, page
-from entjax.studies.cells import Cell, Size, Study
+from entjax.studies.cells import Cell, Size, Study, describe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--arms", default=",".join(grid.FIRST), metavar="NAME,...", help="recipes, or all (the first nine)"
     )
-    one.add_argument("--seeds", type=int, default=3, help="runs of each arm on each setting (3)")
+    one.add_argument(
+        "--seeds", type=seeds, default="3", metavar="N | FROM:TO", help="of each arm on each setting (3)"
+    )
     one.add_argument("--warm", type=int, default=1, help="warm starts among which the seeds are dealt (1)")
     size = Size()
     one.add_argument("--steps", type=int, default=size.steps, help=f"rollout batches ({size.steps})")
@@ -58,10 +60,14 @@ def plan(options: argparse.Namespace) -> list[Cell]:
     _known("arm", chosen, known)
     return [
         Cell(settings[setting], arm, arms[setting][arm], seed % options.warm, seed)
-        for seed in range(options.seeds)
+        for seed in options.seeds
         for setting in arms
         for arm in chosen
     ]
+
+
+def seeds(text: str) -> range:
+    return range(*map(int, text.split(":")))
 
 
 def _known(what: str, names: Sequence[str], known: dict[str, Any]) -> None:
@@ -73,7 +79,9 @@ def _known(what: str, names: Sequence[str], known: dict[str, Any]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     size = Size(options.steps, options.prompts, options.samples, options.lr, options.eval_prompts)
-    study, cells, started = Study(options.root, size), plan(options), time.monotonic()
+    study, file, started = Study(options.root, size), options.docs / "study.json", time.monotonic()
+    known = {page.identity(result) for result in page.read(file)}
+    cells = [cell for cell in plan(options) if page.identity(describe(cell, size)) not in known]
     if options.minutes > 0:
         cache = options.root.absolute() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -92,11 +100,11 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         if done:
             print(f"[{number}/{len(cells)}] {cell.name}: {time.monotonic() - begun:.0f} s", flush=True)
-    results = page.collect(options.root, options.docs / "study.json")
+    results = page.collect(options.root, file)
     if not results:
         raise SystemExit(f"No results yet in {options.root}: give the study some --minutes.")
     page.write(results, options.docs)
-    print(f"{len(results)} results in {options.docs / 'study.json'}, page in {options.docs / 'study.md'}")
+    print(f"{len(results)} results in {file}, page in {options.docs / 'study.md'}")
 
 
 if __name__ == "__main__":
