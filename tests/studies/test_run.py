@@ -2,52 +2,23 @@
 
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from entjax.studies import cells, grid
+from entjax.studies import cells, grid, run
 
-SMALL = [
-    "--arms",
-    "grpo,entropy_budget",
-    "--seeds",
-    "1",
-    "--steps",
-    "10",
-    "--prompts",
-    "2",
-    "--samples",
-    "8",
-    "--eval-prompts",
-    "8",
-]
+SMALL = "--arms=grpo,entropy_budget --seeds=1 --steps=10 --prompts=2 --samples=8 --eval-prompts=8"
 
 
-@pytest.mark.slow
-def test_smoke(tmp_path):
-    def study():
-        command = [
-            sys.executable,
-            "-m",
-            "entjax.studies.run",
-            *SMALL,
-            "--root",
-            tmp_path / "runs",
-            "--docs",
-            tmp_path / "docs",
-        ]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
-
-    busy = tmp_path / "runs" / "cells" / "easy-entropy_budget-w0-s0"
-    busy.mkdir(parents=True)
-    with (busy / ".lock").open("w") as lock:  # as if another process were at it
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        told = study()
-        assert len(json.loads((tmp_path / "docs" / "study.json").read_text())["runs"]) == 1
-    told += study()
+def test_smoke(tmp_path, capsys):
+    places = ["--root", str(tmp_path / "runs"), "--docs", str(tmp_path / "docs")]
+    command = [sys.executable, "-m", "entjax.studies.run", *SMALL.split(), *places]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
     assert told.count("easy-grpo-w0-s0: ") == 1 and told.count("easy-entropy_budget-w0-s0: ") == 1
     found = json.loads((tmp_path / "docs" / "study.json").read_text())["runs"]
     assert [(r["arm"], len(r["entropy"]), r["evaluations"][-1]["step"]) for r in found] == [
@@ -57,6 +28,23 @@ def test_smoke(tmp_path):
     assert found[0]["reward"][0] == found[1]["reward"][0]  # the same warm start and the same first rollout
     assert found[0]["evaluations"][0] == found[1]["evaluations"][0]
     assert "| grpo | 1 |" in (tmp_path / "docs" / "study.md").read_text()
+
+    shutil.rmtree(tmp_path / "runs")  # what the file holds is not run again
+    cache = jax.config.jax_compilation_cache_dir
+    run.main([*SMALL.split(), *places])
+    jax.config.update("jax_compilation_cache_dir", cache)
+    assert "2 results" in capsys.readouterr().out and not (tmp_path / "runs" / "cells").exists()
+
+
+def test_a_cell_that_another_process_works_on_is_left_alone(tmp_path):
+    easy = grid.settings()["easy"]
+    cell = cells.Cell(easy, "grpo", grid.Arm("grpo"), 0, 0)
+    study = cells.Study(tmp_path, cells.Size())
+    study.folder(cell).mkdir(parents=True)
+    with (study.folder(cell) / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not study.run(cell)
+    assert [path.name for path in study.folder(cell).iterdir()] == [".lock"]
 
 
 def test_every_recipe_is_an_arm_and_every_setting_has_a_config():
