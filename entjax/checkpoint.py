@@ -35,6 +35,10 @@ def flatten(state: TrainState) -> dict[str, jax.Array]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
+        if _name(path) in out:
+            raise ValueError(
+                f"Two arrays of the state would be called '{_name(path)}' in a checkpoint, which leaves out 'value': rename one."
+            )
         out[_name(path)] = leaf
     return out
 

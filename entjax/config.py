@@ -6,7 +6,6 @@ Everything that can be wrong with a config is found here, before anything is com
 from __future__ import annotations
 
 import ast
-import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from entjax.config_checks import ConfigError, check_kinds, check_values
+from entjax.describe import plain
 from entjax.loss import Objective
 from entjax.models import DecoderConfig
 from entjax.rollouts import Strategy, as_strategy, groups, replay, tempered
@@ -146,6 +146,8 @@ class Config:
                 options[key.removeprefix("recipe.")] = _literal(value)
             elif key.startswith("strategy."):
                 of_strategy[key.removeprefix("strategy.")] = _literal(value)
+            elif key == "recipe_options" and isinstance(value, Mapping):
+                options |= value
             elif key != "strategy" or not isinstance(value, str):
                 fields[key] = _read(key, value)
         if of_strategy or isinstance(changes.get("strategy"), str):
@@ -158,12 +160,18 @@ class Config:
                 "log_samples", "profile", "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk",
                 "stop_after_skips", "drop_long_prompts", "verifier_workers", "verifier_seconds"}  # fmt: skip
         free -= {"save_every"} if self.lag else set()  # there the batch after a save is not behind
+        free -= (
+            {"eval_prompts"} if self.eval_task is None and self.task.size is not None else set()
+        )  # the others are trained on
+        free -= (
+            {"steps"} if self.lr_decay != "constant" else set()
+        )  # there every step's rate follows from the last
         same = {key: value for key, value in self.describe().items() if key not in free}
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
         """The config as JSON values, for logs and comparisons."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
@@ -349,43 +357,3 @@ def _name(kind: Any) -> str:
     if isinstance(kind, types.UnionType):
         return " or ".join(_name(k) for k in typing.get_args(kind))
     return getattr(kind, "__name__", str(kind))
-
-
-def _plain(value: Any, inside: tuple = ()) -> Any:
-    """JSON values that are equal where two parts of a config do the same; `inside`: the functions that hold this one."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Task):
-        return value.name
-    if isinstance(value, Transform):
-        return {
-            "name": value.name,
-            "hyper": _plain(value.hyper),
-            "parts": [_plain(p) for p in value.parts or ()],
-        }
-    if isinstance(value, Objective):
-        return {"per_rollout": _plain(value.per_rollout), "per_step": _plain(value.per_step),
-                "per_token": _plain(value.per_token), "reference_decay": value.reference_decay}  # fmt: skip
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (set, frozenset)):  # their order is another one in every process
-        return sorted(str(_plain(item)) for item in value)
-    name = getattr(value, "__qualname__", None) or str(value).split(" at 0x")[0]
-    if not isinstance(value, types.FunctionType) or value in inside:
-        return name
-    held = _held(value, (*inside, value))
-    return {"function": name, **held} if held else name
-
-
-def _held(function: types.FunctionType, inside: tuple) -> dict[str, Any]:
-    """The numbers, words and functions that a function took along when it was made."""
-    plain, found = (bool, int, float, str, types.NoneType, Transform, types.FunctionType), {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # not filled yet
-            if isinstance(cell.cell_contents, plain):
-                found[name] = _plain(cell.cell_contents, inside)
-    return found

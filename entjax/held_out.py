@@ -25,6 +25,13 @@ def training_task(config: Config) -> Task:
     return task._replace(size=task.size - min(config.eval_prompts, task.size // 2))
 
 
+def kept_back(config: Config) -> int | None:
+    """How many examples a run keeps for its evaluation and does not train on; None: there is no end of them."""
+    if config.eval_task is not None or config.task.size is None:
+        return None
+    return config.task.size - training_task(config).size
+
+
 def eval_examples(config: Config) -> list[Example]:
     """Fixed held-out prompts: the first of `eval_task`; without one, of an endless training task far beyond what a run consumes,
     of another the last ones, at most half, which `training_task` leaves out."""

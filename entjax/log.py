@@ -58,7 +58,7 @@ class Lines:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a JSON-lines file; a last line cut short by a crash is left out."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

@@ -48,9 +48,11 @@ class Notice:
     def at_once(self) -> Iterator[None]:
         """Inside, the notice interrupts whatever runs: for work that a resumed run does again anyway (rollouts, rewards).
         One of several processes waits for the end of it: the others could not go on without its part."""
-        self.check()
-        self._interruptible = not distributed.started()
+        self._interruptible = (
+            not distributed.started()
+        )  # before the look: nothing that comes meanwhile is missed
         try:
+            self.check()
             yield
         finally:
             self._interruptible = False

@@ -17,7 +17,7 @@ from entjax import distributed
 from entjax.checkpoint import Checkpoints
 from entjax.config import Config, ConfigError, load_config, parse_overrides
 from entjax.data import PromptStream, prompts
-from entjax.held_out import eval_examples, evaluated_task, training_task
+from entjax.held_out import eval_examples, evaluated_task, kept_back, training_task
 from entjax.learning import make_objective, make_optimizer
 from entjax.loss import Objective
 from entjax.models import Decoder
@@ -157,7 +157,13 @@ def config_of(workdir: Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a run directory that is looked at, with key=value changes. A mesh of the run that does not fit these devices
     is left out, and told; one that is asked for must fit."""
     changes = parse_overrides(list(overrides))
-    config = load_config(workdir / "config.py").override(changes)
+    as_run = load_config(workdir / "config.py")
+    config, kept = as_run.override(changes), kept_back(as_run)
+    if kept is not None and config.eval_prompts > kept:
+        raise ConfigError(
+            f"The run kept {kept} examples of {config.task.name} for its evaluation and trained on the others: "
+            f"eval_prompts may be {kept} at most, got {config.eval_prompts}."
+        )
     try:
         make_layout(config)
     except MeshError as error:

@@ -177,6 +177,9 @@ def make_train_step(
                 state, (jnp.zeros((), jnp.int32), rollout, signal, values, first)
             )
         else:
+            # An average over the whole batch gives a row of a minibatch so many times its weight in the batch.
+            larger = lambda tree: jax.tree.map(lambda x: minibatches * x, tree)
+            signal = signal.replace(scale=larger(signal.scale), own_scale=larger(signal.own_scale))
             pieces = split_rows((rollout, signal, values), batch, minibatches)
             state, out = jax.lax.scan(one, state, (jnp.arange(minibatches, dtype=jnp.int32), *pieces, pack))
             metrics, step_knobs = _over_minibatches(out[0]), jax.tree.map(lambda x: x[-1], out[1])
@@ -184,7 +187,11 @@ def make_train_step(
         if reference is not None and objective.reference_decay < 1.0:
             reference = optax.incremental_update(state.params, reference, 1.0 - objective.reference_decay)
         # A batch with an update that was not finite leaves no trace in what is remembered for the next one either.
-        after = (chain_state, {**state.knobs, **knobs, **step_knobs})
+        set_now = lambda name, new: jnp.where(jnp.isnan(new), state.knobs[name], new)
+        after = (
+            chain_state,
+            state.knobs | {name: set_now(name, new) for name, new in {**knobs, **step_knobs}.items()},
+        )
         chain_state, knobs = _select(metrics["update/skipped"] == 0, after, before)
         signal_state = {**state.signal_state, "per_rollout": chain_state}
         state = state.replace(
@@ -201,7 +208,13 @@ def structure_of(module: nnx.Module | None) -> Any:
 
 
 def _select(fine: Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(fine, a, jnp.asarray(b).astype(a.dtype)), new, old)
+    def choose(a, b):
+        b = jnp.asarray(b)
+        return jnp.where(
+            fine, a, b if b.dtype == a.dtype else b.astype(a.dtype)
+        )  # random keys have no astype
+
+    return jax.tree.map(choose, new, old)
 
 
 class Piece(NamedTuple):

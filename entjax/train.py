@@ -71,6 +71,7 @@ class Loop:
     def __init__(self, parts: Parts, run: RunDirectory, notice: Notice, place: Place):
         self.parts, self.config, self.run, self.notice, self.place = parts, parts.config, run, notice, place
         self.checkpoints = Checkpoints(place.checkpoints, keep=self.config.keep)
+        self.identity = parts.config.identity()
         self.state, host = self._restore() if run.resumed else (None, {})
         if run.resumed and self.state is None and distributed.first():
             run.write()  # nothing was saved: it begins with this config
@@ -190,11 +191,10 @@ class Loop:
                     "reward": float(harvest.reward[row]), "group": int(harvest.completions.group[row])}
                    for row in rows]  # fmt: skip
         self.unwritten = {"record": record, "samples": samples}
+        self.bad_in_a_row = self.bad_in_a_row + 1 if values["update/skipped"] else 0
+        if self.bad_in_a_row:
+            self._keep_batch(given, harvest)
         record = self._write_step() or record
-        if values["update/skipped"]:
-            self._skipped(given, harvest)
-        else:
-            self.bad_in_a_row = 0
         if (step + 1) % c.save_every == 0 and step + 1 < c.steps:
             self._save()
         self.notice.check()
@@ -211,6 +211,7 @@ class Loop:
         for sample in self.unwritten["samples"]:
             self.samples.write(sample)
         self.unwritten = None
+        self._check_skips()
         return record
 
     def _batch(self, step: int) -> Batch:
@@ -247,17 +248,23 @@ class Loop:
         self.metrics.write(record)
         self.board.write(int(record["step"]), record)
 
-    def _skipped(self, rollout: Rollout, harvest: Harvest) -> None:
-        """Tell of an update that was not finite and keep its batch; stop with advice after too many in a row."""
-        self.bad_in_a_row += 1
-        folder = self.place.checkpoints.parent / "faults"
-        told = faults.note(folder, self.parts, self.state, rollout, harvest, first=self.bad_in_a_row == 1)
+    @property
+    def _faults(self) -> Any:
+        return self.place.checkpoints.parent / "faults"
+
+    def _keep_batch(self, rollout: Rollout, harvest: Harvest) -> None:
+        """Tell of an update that was not finite and keep its batch."""
+        first = self.bad_in_a_row == 1
+        told = faults.note(self._faults, self.parts, self.state, rollout, harvest, first=first)
         print(f"\n{told}", file=sys.stderr)
+
+    def _check_skips(self) -> None:
+        """Stop with advice after too many updates in a row that were not finite."""
         if self.bad_in_a_row >= self.config.stop_after_skips:
             raise FloatingPointError(
                 f"{self.bad_in_a_row} steps in a row were not finite and were skipped; stop_after_skips="
                 f"{self.config.stop_after_skips} ends the run. Lower lr ({self.config.lr}) or clip_gradient, or mend what "
-                f"`entjax replay` names first; the batches are in {folder}."
+                f"`entjax replay` names first; the batches are in {self._faults}."
             )
 
     def _save(self, *, wait: bool = False) -> None:
@@ -268,7 +275,7 @@ class Loop:
             return
         host = {
             "step": step,
-            "identity": self.config.identity(),
+            "identity": self.identity,
             "stream": self.parts.stream.state(),
             "before": self.before,
             "after": self.after,
@@ -291,7 +298,7 @@ class Loop:
         for step in reversed(self.checkpoints.steps()):
             try:
                 host = self.checkpoints.host(step)
-                if host["identity"] != self.config.identity():
+                if host["identity"] != self.identity:
                     raise ConfigError(
                         f"{self.run.path} holds a run of another config: resume it with its own config.py, or start this one "
                         "in another --workdir."

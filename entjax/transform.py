@@ -106,6 +106,12 @@ def _driven(hyper: Mapping[str, Any], measure) -> tuple[Callable, Callable]:
     """(init() -> state, drive(context, state) -> (all values, those that change, new state)) of the hyperparameters."""
     controllers = {key: as_controller(value) for key, value in hyper.items() if is_dynamic(value)}
     constants = {key: value for key, value in hyper.items() if key not in controllers}
+    watching = {
+        key for key, value in hyper.items() if isinstance(value, Controller)
+    }  # a schedule looks at nothing
+
+    def see(controller, context):
+        return measured_entropy(context, controller.measure) if measure is None else measure(context)
 
     def init():
         states = {key: controller.init() for key, controller in controllers.items()}
@@ -115,8 +121,7 @@ def _driven(hyper: Mapping[str, Any], measure) -> tuple[Callable, Callable]:
         new_state, values = {}, {}
         for key, controller in controllers.items():
             old = state[key] if key in (state or {}) else controller.init()
-            seen = measured_entropy(context, controller.measure) if measure is None else measure(context)
-            values[key], new = controller.update(seen, old)
+            values[key], new = controller.update(see(controller, context) if key in watching else 0.0, old)
             if jax.tree.leaves(new):
                 new_state[key] = new
         return {**constants, **values}, values, new_state or ()
@@ -205,13 +210,15 @@ def during(start: int, stop: int, t: Transform) -> Transform:
 
 
 def _with_same_keys(old, new):
-    """`old` with zeros for the dictionary entries (coefficients, metrics ...) that only `new` has."""
+    """`old` with neutral values for the dictionary entries that only `new` has: NaN for knobs (not set), zero for others."""
     if not isinstance(new, Signal):
         return old
-    fill = {}
-    for field in ("coef", "own_scale", "knobs", "metrics"):
+    fill, neutral = {}, {"coef": 0.0, "own_scale": 0.0, "knobs": jnp.nan, "metrics": 0.0}
+    for field, value in neutral.items():
         before, after = getattr(old, field), getattr(new, field)
-        fill[field] = {key: before[key] if key in before else jnp.zeros_like(after[key]) for key in after}
+        fill[field] = {
+            key: before[key] if key in before else jnp.full_like(after[key], value) for key in after
+        }
     return old.replace(**fill)
 
 

@@ -92,9 +92,19 @@ class Signal:
 
     def add_term(self, name: str, coef: Array, own_scale: Array | None = None) -> Signal:
         """Add `coef` to the coefficient of the feature `name`; `own_scale` replaces the surrogate's averaging weights for it."""
-        total = self.coef[name] + coef if name in self.coef else coef
+        if name in self.coef:
+            before, scale = self.coef[name], self.own_scale.get(name)
+            if (scale is None) != (own_scale is None):
+                raise ValueError(
+                    f"Two transforms of a chain add to the term '{name}', one of them with averaging weights of its own: "
+                    "give both the same average, or keep one."
+                )
+            if scale is None or own_scale is None:
+                coef = before + coef
+            else:  # two averages of one feature: scale_1 coef_1 + scale_2 coef_2, with a scale of 1
+                coef, own_scale = scale * before + own_scale * coef, jnp.ones_like(own_scale)
         scales = self.own_scale if own_scale is None else {**self.own_scale, name: own_scale}
-        return self.replace(coef={**self.coef, name: total}, own_scale=scales)
+        return self.replace(coef={**self.coef, name: coef}, own_scale=scales)
 
     def note(self, context: Context, **metrics: Array) -> Signal:
         """Record metrics as "<transform>/<what>"."""

@@ -1,6 +1,10 @@
 """From a config to the parts of a run: which task trains, which one is evaluated, and by whom each is judged."""
 
+import contextlib
 import dataclasses
+import functools
+import inspect
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +14,7 @@ from flax import nnx
 import entjax as ej
 from entjax import room, setup
 from entjax.config import ConfigError
+from entjax.describe import plain
 from entjax.models import Decoder, save_hf
 from entjax.policy import encode_prompt, make_tokenizer, split_stops
 from entjax.rundir import RunDirectory, RunDirectoryError
@@ -137,6 +142,51 @@ def test_what_a_function_took_along_belongs_to_the_identity_of_a_run():
 
     assert of(0.5, 3.0) == of(0.5, 3.0)
     assert len({of(0.5, 3.0), of(0.8, 3.0), of(0.5, 10.0), of(0.5, 3.0, 50)}) == 4
+
+
+def test_every_number_of_every_rule_belongs_to_the_identity():
+    """Each factory of the algebra with each of its numbers changed a little, where it allows that, is another rule."""
+    rooms = (ej.advantages, ej.weights, ej.clips, ej.regularizers, ej.averages, ej.rewards, ej.decoding)
+    tried, same = 0, []
+    factories = (getattr(where, name) for where in rooms for name in where.__all__)
+    for factory in filter(inspect.isfunction, factories):
+        about = inspect.signature(factory).parameters
+        needed = {"target": 0.3} if "target" in about else {}
+        if not about or any(p.default is p.empty and name not in needed for name, p in about.items()):
+            continue
+        rule = functools.partial(factory, **needed)
+        if not isinstance(rule(), ej.Transform):
+            continue
+        for name, parameter in about.items():
+            value = parameter.default
+            if type(value) not in (int, float):
+                continue
+            for other in (value + 1, 0.9 * value if type(value) is float else value - 1):
+                if other == value:  # inf
+                    continue
+                with contextlib.suppress(ValueError):  # not allowed
+                    tried += 1
+                    if plain(rule(**{name: other})) == plain(rule()):
+                        same.append((factory.__name__, name))
+    assert set(same) == {("ear", "beta")}  # of its other variant
+    assert tried > 150
+    assert plain(ej.Objective(rules=ej.decoding.top_k(2))) != plain(ej.Objective(rules=ej.decoding.top_k(3)))
+    json.dumps([plain(recipe()) for recipe in (ej.recipes.steer, ej.recipes.aepo, ej.recipes.hapo)])
+
+
+def test_what_decides_how_a_run_goes_on_belongs_to_its_identity():
+    endless = config(task=ej.tasks.countdown(numbers=2))
+    more = lambda c, **changes: dataclasses.replace(c, **changes).identity() == c.identity()
+    assert more(endless, steps=9) and not more(dataclasses.replace(endless, lr_decay="cosine"), steps=9)
+    assert more(endless, eval_prompts=9) and not more(config(), eval_prompts=4)  # the others are trained on
+    assert config().override({"recipe_options": {"low": 0.1}}).recipe_options == {"low": 0.1}
+
+
+def test_a_later_evaluation_takes_no_example_that_was_trained_on(tmp_path):
+    (tmp_path / "config.py").write_text("from tests.test_setup import config\nget_config = config\n")
+    assert setup.config_of(tmp_path, ["eval_prompts=2"]).eval_prompts == 2
+    with pytest.raises(ConfigError, match=r"kept 3 examples of train .* 3 at most, got 4"):
+        setup.config_of(tmp_path, ["eval_prompts=4"])
 
 
 @pytest.mark.parametrize(("field", "value"), [("strategy", ej.rollouts.cure), ("rules", ej.decoding.top_p)])

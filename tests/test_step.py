@@ -94,6 +94,54 @@ def test_minibatches_are_consecutive_steps():
     assert metrics["ratio/max"] >= last["ratio/max"]
 
 
+def test_an_average_over_the_whole_batch_weighs_as_much_with_minibatches():
+    """Two equal halves, no movement: every minibatch has the gradient of the batch, wherever the average is taken."""
+    rollout = tiny.rollout().rows(lambda x: jnp.repeat(x[:4], 2, axis=0))
+
+    def add(signal, context):
+        ones, counts = jnp.ones_like(signal.weight), signal.mask.astype(signal.weight.dtype)
+        return signal.add_term("entropy", -0.3 * ones, own_scale=counts / counts.sum())
+
+    own = ej.stateless("own", add, terms={"entropy": ej.vocab.entropy}, writes={"coef", "own_scale"})
+    chain = ej.chain(own, ej.averages.sequence_mean_token_mean())
+    norms = {}
+    for where in ("per_rollout", "per_step"):
+        for minibatches in (1, 2):
+            model, optimizer, objective = tiny.model(), optax.sgd(0.0), ej.Objective(**{where: chain})
+            state = ej.init_train_state(model, objective, optimizer, jax.random.key(0))
+            step = ej.make_train_step(model, objective, optimizer, minibatches=minibatches)
+            norms[where, minibatches] = float(step(state, rollout)[1]["grad_norm"])
+    np.testing.assert_allclose(list(norms.values()), norms["per_step", 1], rtol=1e-5)
+
+
+def test_the_same_term_twice_is_the_sum_of_both():
+    ones = jnp.ones((2, 3))
+    signal = ej.Signal.start(tiny.rollout(batch=2, length=3, groups=(2,)))
+    both = signal.add_term("kl", -1.0 * ones, own_scale=0.5 * ones).add_term(
+        "kl", -2.0 * ones, own_scale=0.1 * ones
+    )
+    np.testing.assert_allclose(both.coef["kl"] * both.own_scale["kl"], -0.7, rtol=1e-6)
+    plain = signal.add_term("kl", ones)
+    np.testing.assert_allclose(plain.add_term("kl", ones).coef["kl"], 2.0)
+    for first, second in ((plain, ones), (both, None)):
+        with pytest.raises(ValueError, match="give both the same average"):
+            first.add_term("kl", ones, own_scale=second)
+
+
+def test_a_chain_may_remember_random_keys():
+    start = lambda: jax.random.key(3)
+    keyed = ej.stateful("keyed", start, lambda s, own, c: (s, jax.random.split(own)[0]), {})
+    model, optimizer, objective = (
+        tiny.model(),
+        optax.sgd(0.1),
+        ej.Objective(keyed, keyed._replace(name="again")),
+    )
+    state = ej.init_train_state(model, objective, optimizer, jax.random.key(0))
+    state, _ = ej.make_train_step(model, objective, optimizer)(state, tiny.rollout())
+    for chain, name in (("per_rollout", "keyed"), ("per_step", "again")):
+        assert state.signal_state[chain][name]["own"] == jax.random.split(start())[0]
+
+
 @pytest.mark.parametrize("decay", [1.0, 0.75, 0.0])
 def test_the_reference_stays_follows_or_is_the_policy(decay):
     """reference <- decay reference + (1 - decay) policy after every step: frozen at 1, no divergence left at 0."""

@@ -5,6 +5,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import entjax as ej
@@ -73,6 +74,28 @@ def test_during():
     np.testing.assert_allclose(coefs, [0, -0.1, -0.1, 0], rtol=1e-6)
     with pytest.raises(ValueError, match="start < stop"):
         ej.during(3, 3, count())
+
+
+def test_outside_its_steps_a_rule_leaves_the_knobs_of_a_run_alone():
+    knob = ej.stateless(
+        "knob", lambda s, c: s.replace(knobs={"temperature": jnp.float32(0.7)}), knobs={"temperature"}
+    )
+    objective = ej.Objective(ej.during(1, 2, knob))
+    model, optimizer = tiny.model(), optax.sgd(0.1)
+    state = ej.init_train_state(model, objective, optimizer, jax.random.key(0))
+    step, seen = ej.make_train_step(model, objective, optimizer), []
+    for _ in range(3):
+        state, _ = step(state, tiny.rollout())
+        seen.append(float(state.knobs["temperature"]))
+    np.testing.assert_allclose(seen, [np.nan, 0.7, 0.7], rtol=1e-6)  # not set yet, set, as it was
+
+
+def test_a_schedule_looks_at_nothing():
+    """So it costs no pass over the policy; a controller's measurement does."""
+    line = ej.control.linear(1e-3, 0.0, 10)
+    for factory in (ej.regularizers.entropy, ej.regularizers.kl, ej.regularizers.full_kl):
+        assert not factory(line).reads and not factory(1e-3).reads
+        assert factory(ej.control.pi(target=0.5, kp=0.1, ki=0.01)).reads
 
 
 def test_hyperparameters_may_be_schedules_and_controllers():

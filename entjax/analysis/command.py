@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from entjax import setup
 from entjax.analysis import curves, policies
 from entjax.checkpoint import Checkpoints
+from entjax.held_out import kept_back
 from entjax.log import read_lines
 from entjax.setup import Parts
 
@@ -39,6 +40,7 @@ class Run(NamedTuple):
     parts: Parts
     base: Any  # parameters
     tuned: Any
+    remembered: tuple[dict, dict]  # the states of the tuned policy's transforms, and their knobs
     base_is: str  # what the base is, in words
     tuned_is: str
 
@@ -104,16 +106,19 @@ def open_run(
     try:
         if not steps.steps():
             return None, "The run holds no checkpoint yet: come back after the first save."
+        config = setup.config_of(workdir, overrides)
+        kept = kept_back(config)
         config = dataclasses.replace(
-            setup.config_of(workdir, overrides),
-            eval_prompts=prompts,
+            config,
+            eval_prompts=prompts if kept is None else min(prompts, kept),
             eval_samples=samples,
             eval_k=(1,),
             minibatches=1,
         )
         parts = setup.build(config)
         oldest, newest = steps.steps()[0], steps.steps()[-1]
-        tuned = parts.restore(steps, newest).params
+        state = parts.restore(steps, newest)
+        tuned, remembered = state.params, (state.signal_state, state.knobs)
         if oldest == 0 and newest > 0:
             base, words = parts.restore(steps, 0).params, "the checkpoint of step 0"
         elif not config.sft_steps:
@@ -129,6 +134,8 @@ def open_run(
                 f"Only the checkpoint of step {newest} is left, and the run began with its own warm start: nothing to "
                 "compare with. Set keep=1000 in the config to keep all checkpoints."
             )
-        return Run(workdir, out, lines, parts, base, tuned, words, f"the checkpoint of step {newest}"), ""
+        return Run(
+            workdir, out, lines, parts, base, tuned, remembered, words, f"the checkpoint of step {newest}"
+        ), ""
     finally:
         steps.close()

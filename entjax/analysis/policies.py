@@ -262,7 +262,8 @@ def cross_sampling(run: Any, eps: float = 0.1) -> list[tuple]:
 
 def real_updates(run: Any, updates: int) -> list[tuple]:
     """Some more updates from the newest checkpoint (nothing is saved): predicted and measured change of entropy."""
-    state = run.parts.fresh_state(jax.tree.map(jax.numpy.copy, run.tuned))
+    params, signal_state, knobs = jax.tree.map(jax.numpy.copy, (run.tuned, *run.remembered))
+    state = run.parts.fresh_state(params).replace(signal_state=signal_state, knobs=knobs)
     probe, found = make_probe(run.parts.model, setup.chunk_of(run.parts.config, None)), []
     for step in range(updates):
         state, update = one_update(run.parts, state, step, probe)

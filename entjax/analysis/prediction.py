@@ -13,9 +13,8 @@ from flax import nnx
 
 from entjax import entropy_change, masked, vocab
 from entjax.analysis.agreement import pearson, spearman
-from entjax.packing import bucket
+from entjax.batch import make_batch
 from entjax.passes import policy_features
-from entjax.rollouts import to_rollout
 from entjax.setup import Parts
 from entjax.step import TrainState
 from entjax.types import Context, Rollout, Signal
@@ -71,17 +70,13 @@ def one_update(
 ) -> tuple[TrainState, Update]:
     """Rollout, predictions, step (parts with one minibatch), measurement; `probe` from make_probe. The state is used up."""
     features, whole = probe
-    c = parts.config
-    harvest, _ = parts.strategy.collect(
-        parts.tools(state.params, step), parts.stream.next(), step, {}, parts.strategy.start
-    )
-    length = bucket(int(harvest.completions.length.max()))
-    rollout = to_rollout(harvest, rows=c.rows, length=length, temperature=c.temperature)
-    before = features(state.params, rollout)
-    rollout = rollout.replace(old_logp=before["logp"])
-    advantage, scores = predictions(parts.objective, rollout, before, state.signal_state)
+    batch = make_batch(parts, state, step, parts.strategy.start)
+    extra = {name: x for name, x in batch.rollout.extra.items() if name != "reads"}
+    before = features(state.params, batch.rollout.replace(extra=extra))
+    rollout = batch.rollout.replace(old_logp=before["logp"], extra=extra)
+    advantage, scores = predictions(parts.objective, rollout, {**extra, **before}, state.signal_state)
     old = jax.tree.map(jnp.copy, state.params)  # the step donates its state
-    state, _ = parts.step(state, rollout, None)
+    state, _ = parts.step(state, batch.rollout, batch.pack)
     after = features(state.params, rollout)
     found = compare(scores, before["entropy"], after["entropy"], rollout)
     found.predicted.update(jax.device_get(whole(old, state.params, rollout, advantage)))

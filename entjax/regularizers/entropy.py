@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from entjax import vocab
 from entjax.control import Controller, Target
-from entjax.transform import Transform, is_dynamic, tunable
+from entjax.transform import Transform, tunable
 
 
 def entropy(coef: Target | Controller = 1e-3) -> Transform:
@@ -28,7 +28,7 @@ def entropy(coef: Target | Controller = 1e-3) -> Transform:
         "entropy",
         f,
         {"coef": coef},
-        reads={"entropy": vocab.entropy} if is_dynamic(coef) else {},
+        reads={"entropy": vocab.entropy} if isinstance(coef, Controller) else {},
         terms={"entropy": vocab.entropy},
         writes={"coef"},
         owns={"entropy"} if controlled else (),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from entjax import features, masked
 from entjax.control import Controller, Target
-from entjax.transform import Transform, is_dynamic, tunable
+from entjax.transform import Transform, tunable
 
 
 def full_kl(coef: Target | Controller = 1e-3, *, direction: str = "reverse") -> Transform:
@@ -36,7 +36,7 @@ def full_kl(coef: Target | Controller = 1e-3, *, direction: str = "reverse") -> 
         f,
         {"coef": coef},
         measure=lambda context: masked.mean(context.stats[name], context.rollout.mask),
-        reads={name: feature} if is_dynamic(coef) else {},
+        reads={name: feature} if isinstance(coef, Controller) else {},
         terms={name: feature},
         writes={"coef"},
         owns={"kl"} if isinstance(coef, Controller) else (),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from entjax import kl as estimators
 from entjax import masked, vocab
 from entjax.control import Controller, Target
-from entjax.transform import Transform, is_dynamic, tunable
+from entjax.transform import Transform, tunable
 
 
 def kl(
@@ -41,7 +41,7 @@ def kl(
         f,
         {"coef": coef},
         measure=measure,
-        reads={"logp": vocab.logp} if is_dynamic(coef) else {},
+        reads={"logp": vocab.logp} if isinstance(coef, Controller) else {},
         terms={name: estimators.feature(estimator, "ref_logp", corrected)},
         needs={"ref_logp"},
         writes={"coef"},

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from entjax.checkpoint import SET_ASIDE, CheckpointFault, Checkpoints, flatten
 from entjax.fingerprint import digest, fingerprints
+from entjax.log import Lines, read_lines
 from tests.faults.configs import everything
 from tests.faults.test_disks import make_state, same
 
@@ -116,3 +117,17 @@ def test_a_config_is_the_same_in_every_process():
     """Sets have another order in every process: printed as they are they made every second resume a run of another config."""
     provides = everything(3).describe()["strategy"][4]
     assert isinstance(provides, list) and provides == sorted(provides) and len(provides) > 1
+
+
+def test_two_arrays_of_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"called 'a/count' in a checkpoint.*rename one"):
+        flatten({"a": {"value": {"count": 1}, "count": 2}})
+
+
+def test_a_line_holds_any_text(tmp_path):
+    texts = ["a\u2028b", "c\u0085d", "e\rf", "g"]
+    lines = Lines(tmp_path / "samples.jsonl", 0)
+    for text in texts:
+        lines.write({"text": text})
+    lines.close()
+    assert [line["text"] for line in read_lines(tmp_path / "samples.jsonl")] == texts

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ from entjax import cli, setup
 from entjax.checkpoint import flatten
 from entjax.diagnose import diagnose
 from entjax.log import read_lines
+from entjax.preemption import Preempted
 from entjax.rollouts import to_rollout
-from entjax.train import train
+from entjax.train import Loop, train
 from tests import tiny
 
 # The third step's second minibatch divides by zero: the update counter that per-step transforms see is 2 * 2 + 1 = 5.
@@ -77,6 +79,33 @@ def test_too_many_in_a_row_end_the_run_with_advice(tmp_path, capsys):
     assert cli.main(["train", source, "stop_after_skips=2", "--workdir", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
     assert re.search(r"2 steps in a row .* stop_after_skips=2 .* Lower lr \(0.001\)", told)
+    assert [r["step"] for r in read_lines(tmp_path / "run/metrics.jsonl")] == [0, 1, 2]
+
+
+def test_a_skipped_update_counts_whose_evaluation_sigterm_breaks_off(tmp_path, capsys, monkeypatch):
+    text = Path(write(tmp_path, when=1)).read_text().replace("jnp.asarray(context.step) == when", "True")
+    (tmp_path / "small.py").write_text(text)
+    command = [
+        "train",
+        str(tmp_path / "small.py"),
+        "stop_after_skips=2",
+        "eval_every=1",
+        "--workdir",
+        str(tmp_path / "run"),
+    ]
+    evaluate = Loop._evaluate
+
+    def broken_off(loop, step):
+        if step == 1:
+            raise Preempted
+        return evaluate(loop, step)
+
+    monkeypatch.setattr(Loop, "_evaluate", broken_off)
+    assert cli.main(command) == 143
+    assert (tmp_path / "run/faults/step_00000001").is_dir()
+    monkeypatch.undo()
+    assert cli.main([*command, "--resume"]) == 2
+    assert "2 steps in a row" in capsys.readouterr().err
     assert [r["step"] for r in read_lines(tmp_path / "run/metrics.jsonl")] == [0, 1, 2]
 
 
