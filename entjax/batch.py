@@ -44,7 +44,7 @@ def make_batch(parts: Parts, state: TrainState, step: int, memory: Mapping[str, 
         tools = parts.tools(state.params, step, temperature=temperature, knobs=knobs)
         examples = distributed.examples(parts.stream.next())
         harvest, memory = parts.strategy.collect(tools, examples, step, knobs, dict(memory))
-        harvest = add_inputs(harvest, parts.objective.needs, tools, c.task)
+        harvest = add_inputs(harvest, parts.objective.needs, tools)
     seconds = time.perf_counter() - started
     given, pack = lay_out(parts, harvest, temperature)
     share = plain_share(given) if pack is None else packing.share(pack)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -43,33 +44,33 @@ def train(options) -> int:
     return 0
 
 
-def restored(workdir: Path, overrides: Sequence[str] = ()):
+@contextlib.contextmanager
+def restored(workdir: Path, overrides: Sequence[str] = ()) -> Iterator[tuple]:
     """(parts, state) of a run's last checkpoint."""
     from entjax.checkpoint import CheckpointFault, Checkpoints
     from entjax.setup import build, config_of
 
     if not (workdir / "config.py").is_file():
         raise ValueError(f"{workdir} is not a run directory: it has no config.py.")
-    parts = build(config_of(workdir, overrides))
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=1_000_000)
-    if not checkpoints.steps():
-        raise CheckpointFault(f"{workdir} holds no checkpoint yet.")
-    state = parts.restore(checkpoints, checkpoints.steps()[-1])
-    checkpoints.close()
-    return parts, state
+    with (
+        contextlib.closing(build(config_of(workdir, overrides))) as parts,
+        contextlib.closing(Checkpoints(workdir / "checkpoints", keep=1_000_000)) as checkpoints,
+    ):
+        if not checkpoints.steps():
+            raise CheckpointFault(f"{workdir} holds no checkpoint yet.")
+        yield parts, parts.restore(checkpoints, checkpoints.steps()[-1])
 
 
 def evaluate(options) -> int:
     from entjax.evaluate import evaluate_run
     from entjax.tasks.scoring import Watch
 
-    parts, state = restored(options.workdir, options.override)
-    c = parts.config
-    watch = Watch(lambda told: print(told, file=sys.stderr))
-    print(f"step {int(state.step)}, {len(parts.eval_examples)} prompts, {c.eval_samples} samples each")
-    for name, value in evaluate_run(parts, state.params, watch).items():
-        print(f"{name:24}{value:10.4f}")
-    parts.close()
+    with restored(options.workdir, options.override) as (parts, state):
+        c = parts.config
+        watch = Watch(lambda told: print(told, file=sys.stderr))
+        print(f"step {int(state.step)}, {len(parts.eval_examples)} prompts, {c.eval_samples} samples each")
+        for name, value in evaluate_run(parts, state.params, watch).items():
+            print(f"{name:24}{value:10.4f}")
     return 0
 
 
@@ -115,17 +116,16 @@ def sample(options) -> int:
     from entjax.rollouts.groups import sample_groups
     from entjax.tasks import Example
 
-    parts, state = restored(options.workdir, options.override)
-    examples = parts.eval_examples[: options.prompts]
-    if options.prompt:
-        examples = [Example(text, None, None) for text in options.prompt]
-    tools = parts.tools(state.params, 0, samples=options.samples, held_out=True)
-    if options.prompt:
-        tools = tools._replace(score=lambda examples, texts: ([float("nan")] * len(texts), None))
-    harvest = (parts.strategy.sample or sample_groups)(tools, examples, 0)
-    for example, text, reward in zip(harvest.examples, harvest.texts, harvest.reward, strict=True):
-        print(f"{example.prompt!r} -> {text!r}" + ("" if options.prompt else f"   reward {reward:g}"))
-    parts.close()
+    with restored(options.workdir, options.override) as (parts, state):
+        examples = parts.eval_examples[: options.prompts]
+        if options.prompt:
+            examples = [Example(text, None, None) for text in options.prompt]
+        tools = parts.tools(state.params, 0, samples=options.samples, held_out=True)
+        if options.prompt:
+            tools = tools._replace(score=lambda examples, texts: ([float("nan")] * len(texts), None))
+        harvest = (parts.strategy.sample or sample_groups)(tools, examples, 0)
+        for example, text, reward in zip(harvest.examples, harvest.texts, harvest.reward, strict=True):
+            print(f"{example.prompt!r} -> {text!r}" + ("" if options.prompt else f"   reward {reward:g}"))
     return 0
 
 
@@ -146,12 +146,11 @@ def export(options) -> int:
 
     from entjax.models import has_tokenizer, save_hf
 
-    parts, state = restored(options.workdir, options.override)
-    nnx.update(parts.model, state.params)
-    source = parts.config.model if isinstance(parts.config.model, str) else None
-    save_hf(options.folder, parts.model, source if source and has_tokenizer(source) else None)
-    print(options.folder)
-    parts.close()
+    with restored(options.workdir, options.override) as (parts, state):
+        nnx.update(parts.model, state.params)
+        source = parts.config.model if isinstance(parts.config.model, str) else None
+        save_hf(options.folder, parts.model, source if source and has_tokenizer(source) else None)
+        print(options.folder)
     return 0
 
 

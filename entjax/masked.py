@@ -22,6 +22,11 @@ def keep(x: Array, mask: Array) -> Array:
     return jnp.where(mask, wide(x), 0)
 
 
+def gap(a: Array, b: Array, mask: Array) -> Array:
+    """a - b where the mask is True, else 0; both in at least float32 before they are subtracted."""
+    return keep(a, mask) - keep(b, mask)
+
+
 def count(mask: Array, axis=None, keepdims: bool = False, dtype=jnp.float32) -> Array:
     """Number of valid entries as a float."""
     return jnp.sum(mask.astype(dtype), axis=axis, keepdims=keepdims)

@@ -209,13 +209,13 @@ def build(config: Config) -> Parts:
         score=placed(layout, make_scoring(config, model, objective, layout)),
         step=placed(layout, make_step(config, model, objective, optimizer, layout)),
         plan=make_planner(config, model, layout),
-        **make_scorers(config),
         strategy=config.sampled_by,
         stream=make_stream(config),
         eval_examples=examples,
         layout=layout,
         for_sampler=make_for_sampler(config, layout, model),
         teacher=teacher,
+        **make_scorers(config),  # last: they start processes
     )  # fmt: skip
 
 

@@ -154,7 +154,9 @@ def gmpo(log_ratio: Array, signal: Signal) -> Array:
     clipped = jnp.clip(log_ratio, jnp.log(signal.clip_low), jnp.log(signal.clip_high))
     y = sign * jnp.minimum(sign * log_ratio, sign * clipped)
     advantage = masked.mean(signal.advantage, signal.mask, axis=1, keepdims=True)
-    value = advantage * ratio(masked.mean(y, signal.mask, axis=1, keepdims=True))
+    value = advantage * jnp.exp(
+        masked.mean(y, signal.mask, axis=1, keepdims=True)
+    )  # published without a bound of its own
     return jnp.broadcast_to(value, log_ratio.shape)
 
 

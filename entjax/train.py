@@ -7,6 +7,7 @@ the lengths of the logs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -31,6 +32,7 @@ from entjax.preemption import Notice, Preempted
 from entjax.profile import Profile
 from entjax.rollouts import Harvest
 from entjax.rollouts.memory import pack, unpack
+from entjax.room import WHOLE
 from entjax.rundir import RunDirectory
 from entjax.setup import Parts
 from entjax.step import TrainState
@@ -52,17 +54,14 @@ def train(
             f"lag={config.lag} lets one process sample while it updates; with several processes set lag=0."
         )
     distributed.agree(config.describe() | versions())
-    parts = setup.build(config)
     files = {"config.json": json.dumps(config.describe(), indent=1)} | (
         {} if source is None else {"config.py": source}
     )
-    place = place_of(workdir)
-    directory = RunDirectory(place.local, resume=resume, files=files, fill=place.pull)
-    with distributed.leading(directory) as run, Notice() as notice:
-        try:
+    with contextlib.closing(setup.build(config)) as parts:
+        place = place_of(workdir)
+        directory = RunDirectory(place.local, resume=resume, files=files, fill=place.pull)
+        with distributed.leading(directory) as run, Notice() as notice:
             return Loop(parts, run, notice, place).go()
-        finally:
-            parts.close()
 
 
 class Loop:
@@ -125,9 +124,12 @@ class Loop:
         c, parts = self.config, self.parts
         params = nnx.state(parts.model)
         if c.sft_steps:
-            length = max(len(parts.encode(e)) for e in parts.eval_examples) + c.max_new_tokens
-            progress = self._progress(c.sft_steps, "warm-up step")
             task = setup.training_task(c)
+            known = task.size is not None and task.size <= WHOLE
+            shown = map(task.example, range(task.size)) if known else parts.eval_examples
+            longest = max(len(parts.encode(example)) for example in shown)
+            length = longest + c.max_new_tokens
+            progress = self._progress(c.sft_steps, "warm-up step")
             batch = solutions(task, parts.tokenizer, parts.encode, seed=c.seed, length=length)
 
             loss = c.sft_loss or sft.nll()

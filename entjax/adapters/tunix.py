@@ -37,7 +37,9 @@ def register(objective: Objective, name: str = "entjax") -> dict[str, str]:
     def loss(model: nnx.Module, train_example: Any, algo_config: Any, pad_id: int, eos_id: int, **_: Any):
         rollout = rollout_of(train_example, algo_config)
         logits = _logits(model, train_example, pad_id, eos_id)
-        value, metrics = loss_from_logits(objective, logits, rollout)
+        # Tunix has no key to give: the batch's own tokens stand for one.
+        key = jax.random.fold_in(jax.random.key(0), jnp.sum(rollout.tokens).astype(jnp.uint32))
+        value, metrics = loss_from_logits(objective, logits, rollout, key=key)
         # the two that Tunix's GRPO learner logs by name; the others appear with actor_trainer.with_rl_metrics_to_log
         return value, {
             "kl": metrics["kl/old"],

@@ -43,12 +43,11 @@ def dcpo(
         )
         measured = measured.astype(advantage.dtype)
         target = jnp.asarray(target, advantage.dtype)
-        tempered = [masked.keep(rollout.extra[name] - rollout.old_logp, mask) for name in remembers]
+        tempered = [masked.gap(rollout.extra[name], rollout.old_logp, mask) for name in remembers]
         log_rho = jnp.where(measured <= target, tempered[0], tempered[-1])
-        rho = jnp.exp(jnp.clip(log_rho, -20, 20)).astype(advantage.dtype)
+        rho = jnp.exp(jnp.minimum(log_rho, 80)).astype(advantage.dtype)  # finite in float32
         ok = rollout.reward > threshold
-        live = (rollout.group >= 0) & jnp.any(mask, axis=1)
-        accuracy = masked.mean(ok, live).astype(advantage.dtype)
+        accuracy = masked.mean(ok, rollout.group >= 0).astype(advantage.dtype)
         beta = jnp.minimum(jnp.abs(target - measured), cap) / jnp.where(accuracy > 0, accuracy, 1)
         alpha = jnp.where(accuracy > 0, beta / (1 + beta), 0)
         mixed = (1 - alpha) * advantage + alpha * jnp.where(ok[:, None], rho, 0)

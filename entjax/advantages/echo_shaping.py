@@ -58,7 +58,7 @@ def echo_shaping(
 
 def _whiten(x, mask):
     variance = masked.var(x, mask, ddof=1)
-    return masked.keep((x - masked.mean(x, mask)) * jax.lax.rsqrt(variance + 1e-8), mask)
+    return masked.centred(x, mask) * jax.lax.rsqrt(variance + 1e-8)
 
 
 def confidence_features(kind: str, top_k: int) -> dict[str, Feature]:

@@ -45,9 +45,13 @@ def empg(
             slot = _slots(extra["turn"], on)
         else:
             on, slot = signal.mask, jnp.where(signal.mask, 0, signal.mask.shape[1])
-        entropy, present, first = _steps(context.rollout.entropy.astype(advantage.dtype), slot)
-        low, high = masked.minimum(entropy, present), masked.maximum(entropy, present)
-        h = masked.keep((entropy - low) / (high - low + EPS), present)
+        entropy = masked.keep(context.rollout.entropy.astype(advantage.dtype), on)
+        least = masked.minimum(
+            entropy, on
+        )  # counted from there the means of equal entropies are equal to the last digit
+        above, present, first = _steps(entropy - least, slot)
+        low, high = masked.minimum(above, present), masked.maximum(above, present)
+        h = masked.keep((above - low) / (high - low + EPS), present)
         clear = jnp.exp(-as_value(k) * h)
         g = clear / (masked.mean(clear, present) + EPS)
         future = jnp.exp(-as_value(k_future) * h)
@@ -59,7 +63,7 @@ def empg(
         of_step = lambda x: jnp.take_along_axis(x, here, axis=1)
         shaped = masked.keep(advantage * of_step(g) + as_value(zeta) * of_step(bonus), on)
         centre = masked.mean(jnp.take_along_axis(shaped, first, axis=1), present)
-        signal = signal.note(context, centre=centre, entropy_min=low, entropy_max=high)
+        signal = signal.note(context, centre=centre, entropy_min=least + low, entropy_max=least + high)
         return signal.replace(advantage=masked.keep(shaped - centre, on))
 
     needs = {"turn"} if steps == "tokens" else {"trajectory", "row_turn"}

@@ -34,7 +34,7 @@ def erpo(
         as_value = lambda x: jnp.asarray(x, advantage.dtype)
         entropy = context.stats["entropy"].astype(advantage.dtype)
         gate = jax.nn.sigmoid(as_value(gamma) * group_zscore(entropy, mask, group, eps))
-        progress = masked.keep(context.stats["logp"] - context.rollout.extra["ref_logp"], mask)
+        progress = masked.gap(context.stats["logp"], context.rollout.extra["ref_logp"], mask)
         window = position_window(mask, buckets)
         s = jnp.zeros_like(advantage)
         for i in range(buckets):
@@ -51,7 +51,11 @@ def erpo(
 
 
 def group_zscore(x, mask, group, eps: float):
-    """(x - mean) / (std + eps) over the group's valid tokens, 0 where there are fewer than two."""
+    """(x - mean) / (std + eps) over the group's valid tokens, 0 where there are fewer than two. Counted from the smallest:
+    the mean of equal values does not round."""
+    x = masked.keep(
+        x + masked.group_max(-masked.minimum(x, mask, axis=1, empty=jnp.inf), group)[:, None], mask
+    )
     n = masked.group_total(masked.count(mask, axis=1, dtype=x.dtype), group)
     mean = masked.group_total(masked.total(x, mask, axis=1), group) / jnp.maximum(n, 1)
     centred = masked.keep(x - mean[:, None], mask)

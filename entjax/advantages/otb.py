@@ -25,16 +25,16 @@ def otb(*, kl: float = 0.0, importance: bool = False) -> Transform:
         rollout, mask = context.rollout, signal.mask
         returns = reward_to_go(token_rewards(signal, context, kl), mask)
         logp = masked.keep(rollout.old_logp, mask)
-        energy = 1 - 2 * jnp.exp(logp) + rollout.extra["prob_sq"]
+        energy = 1 - 2 * jnp.exp(logp) + masked.wide(rollout.extra["prob_sq"])
         if importance:
-            gap = masked.keep(rollout.old_logp - rollout.logp, mask)
+            gap = masked.gap(rollout.old_logp, rollout.logp, mask)
             energy = energy * jnp.exp(2 * jnp.clip(gap, -20, 20))
         weight = masked.keep(jnp.cumsum(masked.keep(energy, mask), axis=1), mask).astype(returns.dtype)
         same = masked.same_group(rollout.group).astype(returns.dtype)
         over_group = lambda x: jnp.einsum("ij,jt->it", same, x, precision=jax.lax.Precision.HIGHEST)
         baseline = over_group(returns * weight) / (over_group(weight) + 1e-8)
         baseline = jnp.where(is_alone(rollout.group)[:, None], 0, baseline)
-        return signal.replace(advantage=masked.keep(returns - baseline, mask))
+        return signal.replace(advantage=masked.gap(returns, baseline, mask))
 
     return tunable(
         "otb",

@@ -22,7 +22,7 @@ def token_rewards(signal, context, kl: float = 0.0) -> Float[Array, "B T"]:
     reward = masked.keep(signal.reward[:, None], mask & (remaining == 1))
     if kl == 0:
         return reward
-    return reward - kl * masked.keep(rollout.old_logp - rollout.extra["ref_logp"], mask).astype(reward.dtype)
+    return reward - kl * masked.gap(rollout.old_logp, rollout.extra["ref_logp"], mask).astype(reward.dtype)
 
 
 def backward(factor: Float[Array, "B T"], x: Float[Array, "B T"]) -> Float[Array, "B T"]:

@@ -8,6 +8,7 @@ the run began with) is called the base, the newest one the tuned policy. What ca
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
@@ -68,10 +69,10 @@ def analyze(
     if run is None:
         sections.append(Section("What needs checkpoints", {}, missing))
     else:
-        for part in policies.parts(updates=updates, cross=cross):
-            report(part.__name__.replace("_", " "))
-            sections += [Section(*found) for found in _attempt(part, run)]
-        run.parts.close()
+        with contextlib.closing(run.parts):
+            for part in policies.parts(updates=updates, cross=cross):
+                report(part.__name__.replace("_", " "))
+                sections += [Section(*found) for found in _attempt(part, run)]
     numbers = {section.title: section.numbers for section in sections}
     (out / "report.json").write_text(json.dumps(numbers, indent=1, default=float) + "\n")
     head = f"# Analysis of {workdir.name}\n\n" + (

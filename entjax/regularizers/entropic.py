@@ -9,7 +9,8 @@ on unlikely tokens has the opposite effect.
 form="weights" (default, the paper's objective): the factors go into the weights of the clipped surrogate, and E stays where the
 output can use it (anti-windup). form="released": loss += alpha mean over these tokens of -r |A|, unclipped, with
 its own denominator, E not bounded; `fraction` = microbatch / minibatch of the released loop. Defaults: K_p 1, K_i .01, target .1
-(paper); threshold .95 (its size in the code is from memory).
+(paper); threshold .95 (its size in the code is from memory). A negative target switches it off. H is the mean over tokens; the
+released loop averages it as it does its loss.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def entropic(
 
     def f(signal, state, context, *, target):
         error = measured_entropy(context, measure).astype(state.integral.dtype) - target
-        alpha = jnp.clip(ki * state.integral + kp * error, -1.0, 1.0)
+        error = jnp.where(target >= 0, error, 0)
+        alpha = jnp.where(target >= 0, jnp.clip(ki * state.integral + kp * error, -1.0, 1.0), 0)
         integral = accumulate(state.integral, fraction * error, kp * error, ki, -bound, bound)
         likely = signal.mask & (context.stats["logp"] > cut)
         push = released if form == "released" else weights

@@ -13,6 +13,7 @@ steps). Turns come from rollout.extra["turn"] [B, T] when `turns` > 1. The relea
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -53,7 +54,7 @@ def epo(
         turn = turn_index(context.rollout, turns)
         known = (state.count > 0)[turn]
         history = (state.total / jnp.maximum(state.count, 1))[turn].astype(H.dtype)
-        low, high = lower * history, upper * history
+        low, high = lower * history, upper * history if upper < math.inf else jnp.full_like(history, math.inf)
         k = jnp.asarray(context.step, H.dtype)
         beta = 1 + jnp.exp(-gamma * k / middle)
         side = jnp.where(known, (high < H).astype(H.dtype) - (low > H).astype(H.dtype), 0)

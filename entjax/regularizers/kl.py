@@ -29,7 +29,7 @@ def kl(
 
     def measure(context):
         rollout = context.rollout
-        d = masked.keep(rollout.extra["ref_logp"] - context.stats["logp"], rollout.mask)
+        d = masked.gap(rollout.extra["ref_logp"], context.stats["logp"], rollout.mask)
         return masked.mean(estimator.value(d), rollout.mask)
 
     def f(signal, context, *, coef):

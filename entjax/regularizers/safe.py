@@ -38,7 +38,7 @@ def safe(
 
     def f(signal, state, context):
         rollout, mask = context.rollout, context.rollout.mask
-        divergence = masked.mean(context.stats["logp"] - rollout.extra["ref_logp"], mask)
+        divergence = masked.mean(masked.gap(context.stats["logp"], rollout.extra["ref_logp"], mask), mask)
         reward = masked.mean(rollout.reward, rollout.group >= 0)
         entropy = masked.mean(context.stats["entropy"], mask)
         out, state = controller.update((divergence, entropy, reward), state)

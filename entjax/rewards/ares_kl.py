@@ -84,7 +84,7 @@ def ares_kl(coef: float = 1e-2, law: Law | None = None, *, correct: float = 1.0)
 
     def f(signal, state, context, **_):
         rollout, rows = context.rollout, (context.rollout.group >= 0) & context.rollout.mask.any(axis=1)
-        gap = masked.keep(rollout.extra["ref_logp"] - rollout.old_logp, rollout.mask)
+        gap = masked.gap(rollout.extra["ref_logp"], rollout.old_logp, rollout.mask)
         sequence_kl = masked.mean(kl.k3().value(gap), rollout.mask, axis=1)
         bucket = difficulty(masked.wide(rollout.reward >= correct), rollout.group)
         state = update_kl_buckets(state, sequence_kl, bucket, rows, law)

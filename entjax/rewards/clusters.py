@@ -16,12 +16,17 @@ from entjax import masked
 
 
 def answer_clusters(
-    answers: Sequence[Any], group: Sequence[int], equal: Callable[[int, int], bool] | None = None
+    answers: Sequence[Any],
+    group: Sequence[int],
+    equal: Callable[[int, int], bool] | None = None,
+    *,
+    takeover: bool = True,
 ) -> np.ndarray:
     """Ids [B], numbered inside each group by first appearance; None becomes -1.
 
     Without `equal` two answers belong together when they are ==. With it, `equal(i, j)` compares row j with row i, the first
-    member of a cluster; as in EMPO's code a later representative may take a row over when `equal` is not transitive.
+    member of a cluster. Where `equal` is not transitive a later representative takes a row over, as in EMPO's code in TRL; with
+    takeover=False a row stays with the first, as in its code in verl.
     """
     ids = np.full(len(answers), -1, np.int32)
     for g in dict.fromkeys(np.asarray(group).tolist()):
@@ -36,7 +41,7 @@ def answer_clusters(
                 continue
             ids[i] = count
             for j in rows[at + 1 :]:
-                if equal(i, j):
+                if (takeover or ids[j] < 0) and equal(i, j):
                     ids[j] = count
             count += 1
     return ids

@@ -27,7 +27,7 @@ def kl_reward(
     estimator = estimator or estimators.k1()
 
     def tokens(rollout):
-        return estimator.value(masked.keep(rollout.extra["ref_logp"] - rollout.old_logp, rollout.mask))
+        return estimator.value(masked.gap(rollout.extra["ref_logp"], rollout.old_logp, rollout.mask))
 
     def f(signal, context, *, beta, **_):
         rollout, rows = context.rollout, context.rollout.group >= 0

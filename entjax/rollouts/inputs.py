@@ -25,7 +25,6 @@ from entjax import decoding
 from entjax.rewards import answer_clusters, diversity
 from entjax.rewards.text import copies
 from entjax.rollouts.harvest import Harvest, Tools
-from entjax.tasks import Task
 
 SEPARATORS = (",", "\n", ";", ".")
 PLANS = (
@@ -48,12 +47,12 @@ FROM_STRATEGY = {
 }
 
 
-def add_inputs(harvest: Harvest, needs: Iterable[str], tools: Tools, task: Task) -> Harvest:
+def add_inputs(harvest: Harvest, needs: Iterable[str], tools: Tools) -> Harvest:
     """The harvest with every needed input in `extra`."""
     check_inputs(needs, set(harvest.extra))
     missing = sorted(set(needs) - set(harvest.extra) - FROM_SCORING)
     return harvest._replace(
-        extra={**harvest.extra, **{name: MAKERS[name](harvest, tools, task) for name in missing}}
+        extra={**harvest.extra, **{name: MAKERS[name](harvest, tools) for name in missing}}
     )
 
 
@@ -68,19 +67,17 @@ def check_inputs(needs: Iterable[str], provided: AbstractSet[str]) -> None:
         )
 
 
-def clusters(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
-    canonical = task.canonical or (lambda example, text: text.strip() or None)
-    answers = [canonical(e, t) for e, t in zip(harvest.examples, harvest.texts, strict=True)]
+def clusters(harvest: Harvest, tools: Tools) -> np.ndarray:
+    answers = [tools.canonical(e, t) for e, t in zip(harvest.examples, harvest.texts, strict=True)]
     return np.asarray(answer_clusters(answers, harvest.completions.group))
 
 
-def copied(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
-    canonical = task.canonical or (lambda example, text: text.strip() or None)
-    answers = [canonical(e, t) for e, t in zip(harvest.examples, harvest.texts, strict=True)]
+def copied(harvest: Harvest, tools: Tools) -> np.ndarray:
+    answers = [tools.canonical(e, t) for e, t in zip(harvest.examples, harvest.texts, strict=True)]
     return np.array([copies(e.prompt, str(a or "")) for e, a in zip(harvest.examples, answers, strict=True)])
 
 
-def turns(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
+def turns(harvest: Harvest, tools: Tools) -> np.ndarray:
     c = harvest.completions
     ends = [i for i in np.unique(c.tokens[c.mask]).tolist() if tools.decode([i])[-1:] in SEPARATORS]
     ended = np.cumsum((np.isin(c.tokens, ends) & c.mask).astype(np.int32), axis=1)
@@ -88,7 +85,7 @@ def turns(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
     return np.where(c.mask, step, -1).astype(np.int32)
 
 
-def think_ends(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
+def think_ends(harvest: Harvest, tools: Tools) -> np.ndarray:
     c, found = harvest.completions, []
     for row, text in enumerate(harvest.texts):
         start, length = int(c.prompt_length[row]), int(c.length[row])
@@ -104,7 +101,7 @@ def think_ends(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
     return np.array(found, np.int32)
 
 
-def diversities(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
+def diversities(harvest: Harvest, tools: Tools) -> np.ndarray:
     width = 64
     hashed = lambda text: zlib.crc32(text.encode()) % width
     embedding = np.zeros((len(harvest.texts), width), np.float32)
@@ -118,7 +115,7 @@ def diversities(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
     return np.asarray(diversity(embedding, steps, harvest.completions.group.astype(np.int32)))
 
 
-def plans(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
+def plans(harvest: Harvest, tools: Tools) -> np.ndarray:
     c = harvest.completions
     marked = np.zeros(c.tokens.shape, bool)
     for row, text in enumerate(harvest.texts):
@@ -149,7 +146,7 @@ def places_in_text(tokens: list[int], decode: Callable[[list[int]], str]) -> lis
     return places
 
 
-def greedy_rewards(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
+def greedy_rewards(harvest: Harvest, tools: Tools) -> np.ndarray:
     group = harvest.completions.group
     ids, first = np.unique(group, return_index=True)
     examples = [harvest.examples[row] for row in first]
@@ -159,10 +156,10 @@ def greedy_rewards(harvest: Harvest, tools: Tools, task: Task) -> np.ndarray:
 
 
 def _zeros(kind: type) -> Callable:
-    return lambda harvest, tools, task: np.zeros(len(harvest.texts), kind)
+    return lambda harvest, tools: np.zeros(len(harvest.texts), kind)
 
 
-MAKERS: dict[str, Callable[[Harvest, Tools, Task], np.ndarray]] = {
+MAKERS: dict[str, Callable[[Harvest, Tools], np.ndarray]] = {
     "cluster": clusters,
     "copied": copied,
     "turn": turns,

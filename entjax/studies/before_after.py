@@ -147,11 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--name", default="smollm2", help="of the page, the JSON and the picture (smollm2)")
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     options = parser.parse_args(arguments)
-    parts, state = restored(options.workdir)
-    try:
+    with restored(options.workdir) as (parts, state):
         found = gather(parts, state.params, options.folder, read_lines(options.workdir / "metrics.jsonl"))
-    finally:
-        parts.close()
     given = sys.argv[1:] if arguments is None else arguments
     command = " ".join(["python -m entjax.studies.before_after", "WORKDIR FOLDER", *given[2:]])
     options.docs.mkdir(parents=True, exist_ok=True)

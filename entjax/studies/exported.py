@@ -53,11 +53,8 @@ def main() -> None:
     options.add_argument("workdir", type=Path)
     options.add_argument("folder", type=Path)
     given = options.parse_args()
-    parts, state = restored(given.workdir)
-    try:
+    with restored(given.workdir) as (parts, state):
         found = compare(parts, own_answers(parts, state.params), their_answers(parts, given.folder))
-    finally:
-        parts.close()
     print(f"greedy accuracy on {len(parts.eval_examples)} held-out prompts, step {int(state.step)}")
     for name, value in found.items():
         print(f"{name:16}{value:8.4f}")

@@ -7,7 +7,7 @@ The sum goes over all sampled tokens, also those that a mask before it has left 
 
 Only the upper side is truncated; no gradient. With above="zero" a weight above C drops the token or sequence (TRL's "mask"
 modes; TRL's default is level="sequence", above="zero", threshold=3.0). `normalize` divides by the mean weight: over tokens, or
-over sequences that all count the same. Default C = 2.0 (verl).
+over sequences that all count the same (0 for one without tokens). Default C = 2.0 (verl).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def importance(
 
     def f(signal, context, *, threshold):
         rollout, mask = context.rollout, signal.mask
-        gap = jnp.clip(masked.keep(rollout.old_logp - rollout.logp, rollout.mask), -20.0, 20.0)
+        gap = jnp.clip(masked.gap(rollout.old_logp, rollout.logp, rollout.mask), -20.0, 20.0)
         if level == "sequence":
             gap = jnp.broadcast_to(masked.total(gap, rollout.mask, axis=1, keepdims=True), gap.shape)
         weight = ratio(gap)
@@ -47,7 +47,7 @@ def importance(
         weight = jnp.where(over, bound if above == "truncate" else 0, weight)
         mean = masked.mean(weight, mask)
         if level == "sequence":
-            mean = masked.mean(masked.mean(weight, mask, axis=1), mask.any(axis=1))
+            mean = masked.mean(masked.mean(weight, mask, axis=1), rollout.group >= 0)
         if normalize:
             weight = weight / jnp.where(mean > 0, mean, 1)
         weight = jnp.where(mask, weight, 1).astype(signal.weight.dtype)

@@ -19,7 +19,7 @@ def off_policy_sequences(threshold: Target | Controller) -> Transform:
     """Weight 0 for tokens of negative advantage in sequences whose mean log-ratio has fallen below -threshold."""
 
     def f(signal, context, *, threshold):
-        fall = masked.keep(context.rollout.old_logp - context.stats["logp"], signal.mask)
+        fall = masked.gap(context.rollout.old_logp, context.stats["logp"], signal.mask)
         fall = masked.mean(fall, signal.mask, axis=1, keepdims=True)
         kept = (signal.advantage >= 0) | (fall <= jnp.asarray(threshold, fall.dtype))
         weight = jnp.where(kept, signal.weight, 0)

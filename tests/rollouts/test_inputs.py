@@ -35,7 +35,7 @@ def of_text(text, prompt=3):
 def marked(text):
     """The part of a text whose tokens are planning tokens."""
     harvest, tools = of_text(text)
-    found = inputs.plans(harvest, tools, world.config().task)[0]
+    found = inputs.plans(harvest, tools)[0]
     return bytes(harvest.completions.tokens[0, found].tolist()).decode(errors="replace")
 
 
@@ -47,5 +47,5 @@ def test_plans_are_found_behind_characters_of_several_tokens():
 
 def test_steps_end_with_a_separator():
     harvest, tools = of_text("ab,c.d")
-    turn = inputs.turns(harvest, tools, world.config().task)[0]
+    turn = inputs.turns(harvest, tools)[0]
     assert turn.tolist() == [-1] * 3 + [0, 0, 0, 1, 1, 2] + [-1] * 2
