@@ -30,7 +30,7 @@ def over_uniform(entropy: Array, context_length: Array) -> Float[Array, ...]:
     """Entropy in nats over that of uniform attention, log(context length); 0 for a context of one key."""
     most = jnp.log(jnp.maximum(context_length, 1).astype(entropy.dtype))
     most = jnp.broadcast_to(most, entropy.shape)
-    return jnp.where(most > 0, entropy / jnp.where(most > 0, most, 1), 0)
+    return jnp.where(most > 0, jnp.minimum(entropy / jnp.where(most > 0, most, 1), 1), 0)
 
 
 def of_model(model, tokens: Int[Array, "B T"], layer: int | None = None) -> Float[Array, "B T"]:

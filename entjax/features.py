@@ -135,10 +135,10 @@ def min_p_logp(kappa: float, rule: str = "minp") -> Feature:
             lowest = jnp.min(log_probs, axis=-1, keepdims=True)
             soft = row.pick(jax.nn.log_softmax(jnp.where(keep, log_probs, lowest), axis=-1))
             return jnp.maximum(soft, FILTERED)
-        some = keep.any(-1)
-        mass = jnp.sum(jnp.where(keep, jnp.exp(log_probs), 0), axis=-1)
-        inside = row.pick(keep.astype(log_probs.dtype)) > 0
-        left = jnp.where(inside, row.pick(log_probs) - jnp.log(jnp.where(some, mass, 1)), FILTERED)
+        some, inside = keep.any(-1), row.pick(keep.astype(log_probs.dtype)) > 0
+        # Of the logits: where nothing is filtered this is the policy's own log-prob to the last digit.
+        renormalised = jax.nn.log_softmax(jnp.where(keep | ~some[..., None], row.logits, -jnp.inf), axis=-1)
+        left = jnp.where(inside, row.pick(renormalised), FILTERED)
         return jnp.where(some, left, -math.log(log_probs.shape[-1]))
 
     return feature

@@ -63,7 +63,7 @@ def k3(log_clip: float = 20.0, value_clip: float = 10.0) -> Estimator:
 def _k3(log_clip: float, value_clip: float) -> Estimator:
     def value(d):
         d = jnp.clip(d, -log_clip, log_clip)
-        return jnp.clip(jnp.exp(d) - d - 1.0, -value_clip, value_clip)
+        return jnp.clip(jnp.expm1(d) - d, -value_clip, value_clip)
 
     usual = (log_clip, value_clip) == (20.0, 10.0)
     return Estimator("k3" if usual else f"k3_{log_clip:g}_{value_clip:g}", value)

@@ -25,7 +25,7 @@ def jensen_shannon(row: Row) -> Float[Array, ...]:
     log_p, log_q = row.log_probs, jax.nn.log_softmax(row.side["ref_logits"], axis=-1)
     log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0).astype(log_p.dtype)
     one = lambda log_x: jnp.sum(jnp.exp(log_x) * (log_x - log_m), axis=-1)
-    return 0.5 * (one(log_p) + one(log_q))
+    return jnp.maximum(0.5 * (one(log_p) + one(log_q)), 0)
 
 
 @functools.cache

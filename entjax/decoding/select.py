@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from entjax.types import wide_dtype
+
 Scores = Float[Array, "B V"]
 Keep = Bool[Array, "B V"]
 
@@ -21,7 +23,7 @@ def top(score: Scores, enough: Callable[[Keep], Bool[Array, " B"]]) -> Keep:
 
     `enough` must stay true when a set grows.
     """
-    order = _ordered(score)
+    order = _ordered(score.astype(wide_dtype(score.dtype)))
     limits = jnp.iinfo(order.dtype)
     # Above `high` is never enough, from `low` on is, unless even the whole row is not.
     low, high = (jnp.full(score.shape[0], bound, order.dtype) for bound in (limits.min, limits.max))

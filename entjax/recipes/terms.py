@@ -39,7 +39,9 @@ def siren(coef: float = 5e-3, top_p: float = 0.8, quantile: float = 0.8) -> Obje
 
     Differs: the nucleus includes the token that crosses top_p, as in the paper; mean over tokens instead of sequences.
     """
-    step = chain(regularizers.siren(coef, top_p=top_p, quantile=quantile), averages.token_mean())
+    step = chain(
+        regularizers.siren(coef, top_p=top_p, quantile=quantile, include_crossing=True), averages.token_mean()
+    )
     return Objective(advantages.group_normalize(std=False), step, surrogates.dual_clip(3.0))
 
 
@@ -79,7 +81,7 @@ def aepo(target: float = 0.5, samples: int = 60) -> Objective:
 
     Differs: which rows are exchanged is drawn at random; without the dual clip.
     """
-    return grpo_base(after=(regularizers.aepo(target, samples=samples),))
+    return grpo_base(after=(regularizers.aepo(target, samples=samples, choose="random"),))
 
 
 def epo(coef: float = 1e-3) -> Objective:

@@ -8,7 +8,7 @@ tempered rows leave the averages. old_logp is taken at temperature 1, so their r
 sampler's temperature. T for the next rollout is knobs["tempered_temperature"] (start with `high`).
 
 H is the mean of -log pi over the other rows ("nll", as released; there over the mixed batch) or their mean entropy ("shannon").
-Which rows come and go is drawn at random; the release takes the first of each (`choose="first"`). Defaults: H_0 .5, 60 samples,
+The first rows come and go, as released; choose="random" draws them. Defaults: H_0 .5, 60 samples,
 T 1.2 / .8 (released). Goes after the group advantage, in the per_rollout chain.
 """
 
@@ -37,7 +37,7 @@ def aepo(
     samples: int = 60,
     high: float = 1.2,
     low: float = 0.8,
-    choose: str = "random",
+    choose: str = "first",
     measure: str = "nll",
 ) -> Transform:
     """Mixes successful tempered rows into the batch and regulates their temperature."""
@@ -52,8 +52,10 @@ def aepo(
     def f(signal, state, context):
         rollout = context.rollout
         real, tempered = rollout.group >= 0, rollout.extra["tempered"].astype(bool)
-        advantage = masked.mean(signal.advantage, signal.mask, axis=1)
-        kept = real & tempered & (advantage > THRESHOLD)
+        over = masked.mean(
+            signal.advantage - THRESHOLD, signal.mask, axis=1
+        )  # a mean of the threshold itself would round
+        kept = real & tempered & jnp.any(signal.mask, axis=1) & (over > 0)
         others = real & ~tempered
         n = jnp.minimum(kept.sum(), samples)
         n = jnp.where(state.entropy > target, n // 2, n)
@@ -66,7 +68,9 @@ def aepo(
         mask = signal.mask & rows[:, None]
         one = jnp.where(used[:, None], 1, signal.advantage)
         entropy = -rollout.old_logp if measure == "nll" else rollout.entropy
-        H = masked.mean(entropy, rollout.mask & others[:, None]).astype(jnp.float32)
+        counted = rollout.mask & others[:, None]
+        gap = masked.mean(masked.wide(entropy) - target, counted).astype(jnp.float32)
+        H = jnp.where(jnp.any(counted), gap + target, 0)
         T, _ = temperature.update(H, temperature.init())
         signal = signal.replace(
             advantage=masked.keep(one, mask).astype(signal.advantage.dtype),

@@ -5,7 +5,7 @@
 
 P is a constant step function of H: training equals the plain bonus, and the penalty is only reported. Hbar is the history's mean
 at the row's environment step (rollout.extra["turn"], its first valid token; with `turns=1` one history), the current step
-included. mode="seq" compares the mean of a whole row, padding included in the release, without it here. The gate "only if a
+included. mode="seq" compares the mean over a whole row of the batch, prompt and padding included. The gate "only if a
 row reached half of the allowed environment steps" is left out. Defaults: c 1e-3, c_s 1, band .8/1.2, penalty .1 (code; scripts
 0/2, .05 and .1).
 """
@@ -38,11 +38,12 @@ def epo_released(
 
     def f(signal, state, context, *, coef):
         mask = signal.mask
-        H = masked.keep(context.stats["entropy"], mask)
+        whole = masked.wide(context.stats["entropy"])
+        H = masked.keep(whole, mask)
         turn = turn_index(context.rollout, turns)
         state = remember(state, H, mask, turn)
         history = (state.total / jnp.maximum(state.count, 1)).astype(H.dtype)
-        seen = jnp.broadcast_to(masked.mean(H, mask, axis=1, keepdims=True), H.shape) if mode == "seq" else H
+        seen = jnp.broadcast_to(whole.mean(axis=1, keepdims=True), H.shape) if mode == "seq" else H
         P = penalty * outside(seen, history[turn], lower, upper)
         weighted = epoch_weight(jnp.asarray(context.step, H.dtype), epochs) * masked.mean(P, mask)
         bonus = jnp.asarray(coef, H.dtype)

@@ -8,7 +8,7 @@ Models"; code Linn3a/siren).
 
 Defaults: p = .8, q = .8, c = .005 (released script). The square is a coefficient 2 c (H_agg - H_anchor), decided before the
 gradient on the whole batch: exact for any number of microbatches, where squares of microbatch means are biased by their variance.
-The released code leaves the token that crosses p out of the nucleus (`include_crossing=False`), the paper keeps it (default).
+The released code leaves the token that crosses p out of the nucleus (default); include_crossing=True keeps it, as the paper does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def siren(
     top_p: float = 0.8,
     quantile: float = 0.8,
     anchor: float | None = None,
-    include_crossing: bool = True,
+    include_crossing: bool = False,
 ) -> Transform:
     """Squared distance of the aggregated nucleus entropy from its anchor; a number as `anchor` fixes it."""
     if not 0.0 <= quantile < 1.0:

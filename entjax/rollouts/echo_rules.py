@@ -105,7 +105,7 @@ def statistics(top_logp: np.ndarray, rules: EchoRules) -> Statistics:
 def branch(stats: Statistics, rules: EchoRules) -> tuple[int, int]:
     """(position, width) of the only branching point of a completion; (-1, 0) if it has none."""
     T = len(stats.entropy)
-    for t in range(min(rules.min_depth, T - 1), T):
+    for t in range(max(0, min(rules.min_depth, T - 1)), T):
         high = stats.entropy[t] >= rules.entropy_high and stats.delta[t] >= rules.entropy_delta_threshold
         if high and stats.group[t] <= rules.branch_threshold:
             wide = width(stats.entropy[t], stats.group[t], rules)

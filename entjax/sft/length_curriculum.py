@@ -2,8 +2,8 @@
 
     train on the first L_m tokens;   on to L_{m+1} iff the held-out mean token entropy H_m >= H_min, else stay
 
-A Controller: feed it the entropy on fresh text, it gives the length; every `stage`-th measurement decides whether it climbs. In a
-run: averages.first_tokens(length_curriculum(...)). The paper's ladder runs from 128 to 4096; its H_min is not given.
+A Controller: feed it the entropy on fresh text, it gives the length of the next step; after every `stage` steps it may climb. In
+a run: averages.first_tokens(length_curriculum(...)). The paper's ladder runs from 128 to 4096; its H_min is not given.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def length_curriculum(floor: float, lengths: Sequence[int] = LADDER, *, stage: i
         raise ValueError(f"length_curriculum() needs stage >= 1 measurements, got {stage}.")
 
     def update(entropy, state):
-        count = state.count + 1
-        climbs = ((jnp.asarray(entropy) >= floor) & (count % stage == 0)).astype(jnp.int32)
+        trained = (state.count > 0) & (state.count % stage == 0)  # on this rung
+        climbs = (trained & (jnp.asarray(entropy) >= floor)).astype(jnp.int32)
         rung = jnp.minimum(state.rung + climbs, len(lengths) - 1)
-        return length_at(lengths, rung), Stage(rung, count)
+        return length_at(lengths, rung), Stage(rung, state.count + 1)
 
     zero = lambda: jnp.zeros((), jnp.int32)
     return Controller(lambda: Stage(zero(), zero()), update)

@@ -37,7 +37,7 @@ def clip_b(
         lp = masked.keep(rollout.old_logp if logp == "trainer" else rollout.logp, mask)
         score = discriminator_score(lp, masked.keep(rollout.entropy, mask).astype(lp.dtype))
         mean, spread = masked.mean(score, mask), masked.std(score, mask)
-        far = score - mean < -jnp.asarray(mu, score.dtype) * spread
+        far = masked.centred(score, mask) < -jnp.asarray(mu, score.dtype) * spread  # equal scores: 0 < 0
         dropped = mask & far & (signal.advantage < 0)
         return keep_tokens(signal, ~dropped, denominator).note(
             context, dropped=masked.mean(dropped, mask), mean=mean, std=spread

@@ -19,7 +19,7 @@ from entjax.weights._keep import check, keep_tokens, writes
 STATISTICS = {
     "k1": lambda d: -d,
     "k2": lambda d: 0.5 * d**2,
-    "k3": lambda d: jnp.exp(d) - d - 1.0,
+    "k3": lambda d: jnp.expm1(d) - d,
 }
 LEVELS = {
     "token": lambda k, mask: k,

@@ -49,12 +49,12 @@ ROWS = [
     Row(r.epo, {}, {"coef"}),
     Row(r.epo, {"turns": 4, "upper": 1.01}, {"coef"}, ("turn",)),
     Row(r.epo_released, {}, {"coef"}),
-    Row(r.epo_released, {"turns": 4, "mode": "seq"}, {"coef"}, ("turn",)),
+    Row(r.epo_released, {"turns": 4}, {"coef"}, ("turn",)),  # mode="seq" counts padding: tests/golden
     Row(r.safe, {"base": 0.01}, {"coef"}, ("ref_logp",)),
     Row(r.safe, {"variant": "released"}, set(), ("ref_logp",)),
     Row(
         r.aepo,
-        {"samples": 2},
+        {"samples": 2, "choose": "random"},
         {"advantage", "mask", "knobs"},
         ("tempered",),
         where="per_rollout",
@@ -62,7 +62,7 @@ ROWS = [
     ),
     Row(
         r.aepo,
-        {"choose": "first", "measure": "shannon"},
+        {"measure": "shannon"},
         {"advantage", "mask", "knobs"},
         ("tempered",),
         where="per_rollout",

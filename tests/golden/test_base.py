@@ -268,18 +268,6 @@ def one_rejection(option, bounds):
 # TRL ------------------------------------------------------------------------------------------------------------------------
 
 
-def bonus(coef, top=None):
-    """TRL's entropy bonus: the mean entropy over the tokens that learn, beside losses that average by sequence; beside token
-    means the denominator is all tokens."""
-
-    def f(signal, context):
-        chosen = (signal.mask & (signal.weight > 0)).astype(signal.weight.dtype)
-        own = chosen / jnp.maximum(chosen.sum(), 1) if top else chosen / signal.mask.sum()
-        return signal.add_term("entropy", jnp.full_like(signal.weight, -coef), own)
-
-    return ej.stateless("bonus", f, terms={"entropy": ej.vocab.entropy}, writes={"coef"})
-
-
 def trl_parts(h, x):
     """(clip, surrogate, masks and terms, average) for a TRL configuration."""
     kind = h.get("loss_type", "grpo")
@@ -298,7 +286,9 @@ def trl_parts(h, x):
         rho = h["top_entropy_quantile"]
         parts.append(ej.weights.forking_tokens(rho, denominator="all", rule="quantile"))
     if "entropy_coef" in h:
-        parts.append(bonus(h["entropy_coef"], top=kind in ("grpo", "sapo", "bnpo", "dr_grpo", "luspo")))
+        # The mean over the tokens that learn, beside losses that average by sequence; beside token means over all tokens.
+        learning = kind in ("grpo", "sapo", "bnpo", "dr_grpo", "luspo")
+        parts.append(ej.regularizers.entropy(h["entropy_coef"], average="learning" if learning else "tokens"))
     if "beta" in h:
         exact = ej.kl.k3(log_clip=math.inf, value_clip=math.inf)
         corrected = h.get("use_bias_correction_kl", False)

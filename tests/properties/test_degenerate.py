@@ -111,3 +111,60 @@ def test_precisions_may_be_mixed(given):
             apply(t, mixed, stats).metrics.values(), apply(t, r, stats).metrics.values(), strict=True
         ):
             np.testing.assert_allclose(x, y, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("n", [7, 11, 13, 37])
+def test_clip_b_of_equal_scores_drops_nothing(n):
+    flat = np.full((1, n), np.log(0.37), np.float32)
+    r = rollout(np.ones((1, n)), [-1.0], logp=flat, old_logp=flat, entropy=np.full((1, n), 0.9, np.float32))
+    assert apply(ej.weights.clip_b(), r).mask.all()
+
+
+@pytest.mark.parametrize("n", [6, 12, 33])
+def test_what_is_exactly_at_a_threshold_is_there(n):
+    at = lambda x: jnp.full((2, n), x, jnp.float32)
+    r = rollout(np.ones((2, n)), [0.0, 0.0])
+    assert (
+        not apply(ej.regularizers.targeted_entropy(target=0.55), r, {"entropy": at(0.55)})
+        .coef["targeted_entropy"]
+        .any()
+    )
+    r = rollout(np.ones((2, n)), [0.0, 0.05], old_logp=-at(0.3), tempered=np.array([False, True]))
+    signal = apply(ej.regularizers.aepo(0.3), r)
+    assert float(signal.knobs["tempered_temperature"]) == pytest.approx(1.2)  # H <= H_0
+    assert not signal.mask[1].any()  # not above .05
+
+
+def test_lp_reg_without_a_filter_selects_nothing():
+    rng = np.random.default_rng(0)
+    logits, tokens = (
+        jnp.asarray(2 * rng.normal(size=(8, 16, 32)), jnp.float32),
+        jnp.asarray(rng.integers(32, size=(8, 16))),
+    )
+    row = ej.vocab.Row(logits, tokens)
+    np.testing.assert_array_equal(ej.features.min_p_logp(0.0)(row), ej.vocab.logp(row))
+
+
+def test_k3_of_nearly_equal_policies_is_no_rounding():
+    d = np.random.default_rng(0).normal(size=20_000) * 1e-4
+    found = np.asarray(ej.kl.k3().value(jnp.asarray(d, jnp.float32)), np.float64)
+    assert (found >= 0).all() and found.mean() == pytest.approx(np.mean(np.expm1(d) - d), rel=0.01)
+
+
+@pytest.mark.parametrize("rule", [ej.decoding.top_p(0.9), ej.decoding.typical(0.9), ej.decoding.top_k(2)])
+def test_rules_take_logits_of_half_precision(rule):
+    logits = jnp.asarray([[1.0, 2.0, 3.0, -4.0]])
+    cut = lambda x: np.isfinite(np.asarray(rule.update(x, rule.init(x), None)[0], np.float32))
+    np.testing.assert_array_equal(cut(logits.astype(jnp.bfloat16)), cut(logits))
+
+
+@pytest.mark.parametrize(("average", "share"), [("tokens", [1 / 3] * 3), ("learning", [1.0, 1.0, 1.0])])
+def test_an_entropy_bonus_may_have_an_average_of_its_own(average, share):
+    """Rows of two and one tokens, one of which learns: the mean over three tokens, or over the one."""
+    r = rollout([[1, 1], [1, 0]], [1.0, 0.0])
+    signal = ej.Signal.start(r).replace(weight=jnp.asarray([[0.0, 0.0], [1.0, 1.0]]))
+    t = ej.chain(ej.regularizers.entropy(0.1, average=average), ej.averages.sequence_mean_token_mean())
+    signal = t.update(signal, t.init(None), ej.Context(r))[0]
+    counted = np.array(MASK[:2], bool) & ((average == "tokens") | (np.asarray(signal.weight) > 0))
+    np.testing.assert_allclose(signal.own_scale["entropy"][counted], share[: counted.sum()], rtol=1e-6)
+    assert not np.asarray(signal.own_scale["entropy"])[~counted].any()

@@ -350,7 +350,7 @@ def test_the_bonus_raises_entropy_in_proportion_to_its_coefficient():
 def test_siren_with_everything_open_is_a_pull_on_the_mean_entropy():
     """p = 1, q = 0: the nucleus entropy is the entropy, and of a row only its most certain token is no peak; c = 0: nothing."""
     rollout = tiny.rollout()
-    t = r.siren(1.0, top_p=1.0, quantile=0.0, anchor=0.3)
+    t = r.siren(1.0, top_p=1.0, quantile=0.0, anchor=0.3, include_crossing=True)
     (name,) = t.terms
     before, _, metrics = gradient_step(t, tiny.model(), rollout, 0.0)
     np.testing.assert_allclose(before[name], before["entropy"], rtol=1e-4, atol=1e-5)
@@ -549,7 +549,7 @@ def aepo_setting(key=0, **kwargs):
 def test_aepo_replaces_as_many_rows_as_it_adds():
     seen = set()
     for key in range(8):
-        t, rollout, signal, context = aepo_setting(key)
+        t, rollout, signal, context = aepo_setting(key, choose="random")
         out, _ = t.update(signal, t.init(None), context)
         rows = np.asarray(out.mask).any(1)
         assert rows[5:].tolist() == [True, False, True] and rows[:5].sum() == 3

@@ -213,10 +213,18 @@ def test_the_curriculum_waits_for_entropy():
     assert lengths == [4, 4, 8, 8, 16, 16, 16]
     slow, lengths = sft.length_curriculum(0.5, (4, 8, 16), stage=3), []
     state = slow.init()
-    for entropy in (1.0, 1.0, 0.4, 0.1, 0.1, 0.5, 0.2):  # the third and the sixth decide
+    for entropy in (
+        1.0,
+        1.0,
+        1.0,
+        0.4,
+        0.1,
+        0.1,
+        0.5,
+    ):  # what is measured after three steps and after six decides
         length, state = slow.update(jnp.float32(entropy), state)
         lengths.append(int(length))
-    assert lengths == [4, 4, 4, 4, 4, 8, 8]
+    assert lengths == [4, 4, 4, 4, 4, 4, 8]
     mask = jnp.asarray([[False, True, True, False, True], [True, False, False, False, False]])
     assert np.asarray(sft.first_tokens(mask, 2)).tolist() == [
         [False, True, True, False, False],
