@@ -56,9 +56,17 @@ def restored(workdir: Path, overrides: Sequence[str] = ()) -> Iterator[tuple]:
         contextlib.closing(build(config_of(workdir, overrides))) as parts,
         contextlib.closing(Checkpoints(workdir / "checkpoints", keep=1_000_000)) as checkpoints,
     ):
-        if not checkpoints.steps():
-            raise CheckpointFault(f"{workdir} holds no checkpoint yet.")
-        yield parts, parts.restore(checkpoints, checkpoints.steps()[-1])
+        state, fault = None, CheckpointFault(f"{workdir} holds no checkpoint yet.")
+        for step in reversed(checkpoints.steps()):
+            try:
+                state = parts.restore(checkpoints, step)
+                break
+            except CheckpointFault as damaged:
+                fault = damaged
+                print(f"Checkpoint {step} is passed over: {damaged}", file=sys.stderr)
+        if state is None:
+            raise fault
+        yield parts, state
 
 
 def evaluate(options) -> int:

@@ -250,20 +250,26 @@ def parse_overrides(items: list[str]) -> dict[str, str]:
     return changes
 
 
+PLACE = "# where the run began: for modules and data that lie beside its config"
+
+
 def source_as_run(path: Path, changes: Mapping[str, str]) -> str:
     """The text of a config file that gives the config as it was run, overrides included, from whatever folder it is read."""
     path = config_file(path)
-    text = _with_folder(path.read_text(), str(path.resolve().parent))
+    text = _with_place(path.read_text(), path.resolve())
     if not changes:
         return text
     return (
-        f"{text.rstrip()}\n\n\n# Overrides of the command line\n_without_overrides = get_config\n\n\n"
-        f"def get_config():\n    return _without_overrides().override({dict(changes)!r})\n"
+        f"{text.rstrip()}\n\n\n# Overrides of the command line\n"
+        f"def get_config(before=get_config):\n    return before().override({dict(changes)!r})\n"
     )
 
 
-def _with_folder(text: str, folder: str) -> str:
-    """The text of a config file with a line, behind what must come first, that makes the modules beside it importable."""
+def _with_place(text: str, path: Path) -> str:
+    """The text of a config file with a line, behind what must come first, after which modules and data beside it are found; a
+    copy of such a text keeps the line it has."""
+    if PLACE in text:
+        return text
     first = lambda node: (
         isinstance(node, ast.Expr) or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
     )
@@ -271,7 +277,7 @@ def _with_folder(text: str, folder: str) -> str:
     lines = text.split("\n")
     lines.insert(
         head[-1].end_lineno or 0 if head else 0,
-        f"import sys; sys.path.append({folder!r})  # where the run began: for modules that lie beside its config",
+        f"import sys; sys.path.append({str(path.parent)!r}); __file__ = {str(path)!r}  {PLACE}",
     )
     return "\n".join(lines)
 

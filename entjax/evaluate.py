@@ -11,6 +11,7 @@ from entjax.analysis.passk import avg_at_k, majority, pass_at_k
 from entjax.rollouts.groups import sample_groups
 from entjax.rollouts.harvest import Harvest, Tools
 from entjax.tasks import Example
+from entjax.tasks.scoring import canonical_of
 
 if TYPE_CHECKING:
     from entjax.setup import Parts
@@ -22,7 +23,9 @@ def evaluate_run(parts: Parts, params: Any, watch: Watch) -> dict[str, float]:
     c = parts.config
     tools = parts.tools(params, 0, samples=c.eval_samples, temperature=c.eval_temperature, held_out=True)
     tools = tools._replace(score=watch.watched(tools.score, "evaluation"))
-    return evaluate(tools, parts.eval_examples, c.eval_k, parts.eval_task.canonical, parts.strategy.sample)
+    return evaluate(
+        tools, parts.eval_examples, c.eval_k, canonical_of(parts.eval_task), parts.strategy.sample
+    )
 
 
 def evaluate(

@@ -48,6 +48,10 @@ class Objective:
                 f"reference_decay={reference_decay} moves the reference towards the policy, which a teacher does not do: leave "
                 "one of them out."
             )
+        if not callable(per_token) or isinstance(per_token, Transform):
+            raise TypeError(
+                f"per_token takes a surrogate such as ej.surrogates.ppo_clip, got {per_token!r:.60}."
+            )
         first = chain(per_rollout or identity(), name="per_rollout")
         second = chain(per_step or identity(), name="per_step")
         if "scale" not in first.owns | second.owns:

@@ -29,6 +29,10 @@ def dashboard(workdirs: Sequence[Path], target: Path, labels: Sequence[str] | No
 
     runs = [read_lines(Path(w) / "metrics.jsonl") for w in workdirs]
     labels = list(labels or (Path(w).name for w in workdirs))
+    if len(labels) != len(runs):
+        raise ValueError(
+            f"{len(runs)} run directories need as many labels, got {len(labels)}: {', '.join(labels)}."
+        )
     with_tools = any("turns/call_rate" in record for run in runs for record in run)
     panels = (*PANELS[:4], *TOOLS, *PANELS[5:]) if with_tools else PANELS
     figure, axes = plt.subplots(2, 3, figsize=(14, 7), layout="constrained")

@@ -31,6 +31,10 @@ class Room(NamedTuple):
 
     def fits(self, example: Example) -> bool:
         """Is there room behind this prompt?"""
+        if not isinstance(example, Example) or not isinstance(example.prompt, str):
+            raise ConfigError(
+                f"A task's example(i) must be an ej.tasks.Example whose prompt is a text, got {example!r:.80}."
+            )
         length = len(self.encode(example))
         if length < 1:
             raise ConfigError(

@@ -46,7 +46,7 @@ class RunDirectory:
                 f"Another run is writing to {self.path}: end it first, or choose another --workdir."
             ) from error
         self._fill()
-        used = (self.path / "metrics.jsonl").exists()
+        used = (self.path / "metrics.jsonl").exists() or any(self.path.glob("checkpoints/step_*"))
         if used and not self._resume:
             self.__exit__()
             raise RunDirectoryError(
@@ -58,7 +58,7 @@ class RunDirectory:
         return self
 
     def write(self) -> None:
-        """The files of a run that begins."""
+        """The files of a run as it begins or goes on."""
         for name, text in self._files.items():
             (self.path / name).write_text(text)
 

@@ -42,6 +42,7 @@ from entjax.sampler.shapes import Bucket
 from entjax.sharding import Layout, MeshError, beside, mirror, resharder
 from entjax.step import TrainState, make_score, make_train_step, state_of
 from entjax.tasks import Example, Limits, Scorer, Task, Tokenizer, scorer
+from entjax.tasks.scoring import canonical_of
 from entjax.teacher import Teacher, make_teacher
 from entjax.transform import NOTHING
 from entjax.types import Rollout
@@ -142,7 +143,7 @@ class Parts(NamedTuple):
 
         text, seed = self.tokenizer, (c.seed, step, int(held_out))
         task, judge = (self.eval_task, self.eval_scorer) if held_out else (c.task, self.scorer)
-        score, canonical = distributed.scoring(judge.score), task.canonical or same_text
+        score, canonical = distributed.scoring(judge.score), canonical_of(task) or same_text
         # A teacher numbers its prompts from 0 too; with the same key an equal model would write the student's text.
         return of(
             self.sampler, params, base, None if taught is None else of(*taught, jax.random.fold_in(base, 1))

@@ -26,7 +26,7 @@ from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.config import Config, ConfigError
 from entjax.evaluate import evaluate_run
 from entjax.fingerprint import versions
-from entjax.log import Lines, Nowhere, Progress, TensorBoard
+from entjax.log import Lines, Nowhere, Progress, TensorBoard, read_lines
 from entjax.plots import dashboard
 from entjax.preemption import Notice, Preempted
 from entjax.profile import Profile
@@ -64,6 +64,11 @@ def train(
             return Loop(parts, run, notice, place).go()
 
 
+def _steps_told(path: Path) -> int:
+    lines = path / "metrics.jsonl"
+    return max((line.get("step", 0) for line in read_lines(lines)), default=0) if lines.is_file() else 0
+
+
 class Loop:
     """The mutable side of a run: its state, its logs, its checkpoints."""
 
@@ -72,8 +77,16 @@ class Loop:
         self.checkpoints = Checkpoints(place.checkpoints, keep=self.config.keep)
         self.identity = parts.config.identity()
         self.state, host = self._restore() if run.resumed else (None, {})
-        if run.resumed and self.state is None and distributed.first():
-            run.write()  # nothing was saved: it begins with this config
+        if run.resumed and self.state is None and _steps_told(run.path) > 2 * self.config.save_every:
+            raise CheckpointFault(
+                f"{run.path} tells of finished steps, but its checkpoints are gone: begin anew in another --workdir."
+            )
+        if host and int(host["step"]) > self.config.steps:
+            raise ConfigError(
+                f"{run.path} has done {host['step']} steps, and steps={self.config.steps}: set more to go on."
+            )
+        if run.resumed and distributed.first():
+            run.write()  # with what was changed
         self.memory = unpack(host["memory"]) if host.get("memory") else dict(parts.strategy.start)
         parts.plan.bins = host.get("bins", 0)
         self.ahead = Ahead()

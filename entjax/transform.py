@@ -150,6 +150,14 @@ def measured_entropy(context, measure: str = "shannon") -> jax.Array:
 
 def chain(*transforms: Transform, name: str = "chain") -> Transform:
     """Apply transforms one after another. Nested chains are flattened; two members of one name are an error."""
+    for t in transforms:
+        if not isinstance(t, Transform):
+            said = (
+                f"{t.__name__} itself: call it, {t.__name__}()"
+                if callable(t)
+                else f"{type(t).__name__} {t!r:.60}"
+            )
+            raise TypeError(f"chain takes transforms, such as advantages.group_normalize(); got {said}.")
     parts = tuple(
         part for t in transforms for part in ((t,) if t.parts is None else t.parts) if part.name != "identity"
     )

@@ -77,6 +77,8 @@ class Signal:
     def start(cls, rollout: Rollout) -> Signal:
         """The Signal of a rollout before any transform: the reward on every completion token, PPO's 0.8 to 1.2, token mean."""
         mask = rollout.mask
+        if mask.dtype != bool:
+            raise TypeError(f"rollout.mask must be boolean (mask.astype(bool)), got {mask.dtype}.")
         dtype = wide_dtype(rollout.reward.dtype)
         reward = rollout.reward.astype(dtype)
         ones = mask.astype(dtype)

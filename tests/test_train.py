@@ -160,6 +160,10 @@ def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, capsys):
 
 def test_a_run_without_a_checkpoint_begins_anew_with_the_config_it_is_given(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", ".lock"))
+    with pytest.raises(CheckpointFault, match="its checkpoints are gone"):  # and its lines would be as well
+        train(config(steps=1, save_every=1, eval_every=0), tmp_path / "run", resume=True)
+    lines = tmp_path / "run" / "metrics.jsonl"
+    lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:2]))
     train(config(steps=1, lr=2e-3, eval_every=0), tmp_path / "run", resume=True)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["lr"] == 2e-3
     steps = [r["step"] for r in read_lines(tmp_path / "run" / "metrics.jsonl")]
@@ -172,6 +176,8 @@ def test_workdirs_that_cannot_be_used(finished, tmp_path):
         train(config(), alone)
     with pytest.raises(ConfigError, match="another config"):
         train(config(lr=2e-3, steps=5), alone, resume=True)
+    with pytest.raises(ConfigError, match="has done 4 steps, and steps=2"):
+        train(config(steps=2), alone, resume=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunDirectoryError, match="cannot be written"):
         train(config(), tmp_path / "file" / "run")

@@ -28,7 +28,7 @@ def check_stateless(objective: Objective) -> None:
     if remembering:
         raise ValueError(
             f"{', '.join(remembering)} would have to remember something from step to step, and a loss function cannot: use "
-            "ej.make_train_step, or decide(...) with a state that your loop keeps."
+            "ej.make_train_step, or chain.update(signal, state, context) with a state that your loop keeps."
         )
     if objective.knobs:
         raise ValueError(
@@ -45,7 +45,14 @@ def check_stateless(objective: Objective) -> None:
 def decide(
     chain: Transform, signal: Signal, rollout: Rollout, stats: Mapping[str, Array] | None = None, **context
 ) -> Signal:
-    """The Signal after a stateless chain: what the loss shall do with every token. `stats` are features [B, T] that it reads."""
+    """The Signal after a stateless chain: what the loss shall do with every token. `stats` are features [B, T] that it reads.
+    A chain with a state is `signal, state = chain.update(signal, state, context)` in a loop of your own."""
+    remembering = [part.name for part in chain.parts or (chain,) if jax.tree.leaves(part.init(None))]
+    if remembering:
+        raise ValueError(
+            f"{', '.join(remembering)} would have to remember something from step to step: keep the state in your loop, "
+            "signal, state = chain.update(signal, state, ej.Context(rollout, stats))."
+        )
     known: dict = {"entropy": rollout.entropy, "logp": rollout.old_logp, **rollout.extra, **(stats or {})}
     return chain.update(signal, chain.init(signal), Context(rollout, known, **context))[0]
 

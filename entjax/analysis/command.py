@@ -61,6 +61,10 @@ def analyze(
         raise ValueError(
             f"{workdir} is not a run directory: it has no metrics.jsonl. Give the --workdir of an `entjax train`."
         )
+    if min(prompts, samples) < 1 or updates < 0:
+        raise ValueError(
+            f"--prompts and --samples must be 1 at least and --updates 0, got {prompts}, {samples}, {updates}."
+        )
     out = workdir / "analysis"
     out.mkdir(exist_ok=True)
     lines = read_lines(workdir / "metrics.jsonl")
@@ -90,8 +94,10 @@ def _attempt(part: Callable, *arguments: Any) -> list[tuple]:
     """The sections of a part; a sentence instead where it cannot be made."""
     try:
         return part(*arguments)
-    except (ValueError, NotImplementedError) as error:
-        return [(part.__name__.replace("_", " ").capitalize(), {}, f"Not made: {error}")]
+    except Exception as error:  # the other parts are worth having
+        return [
+            (part.__name__.replace("_", " ").capitalize(), {}, f"Not made: {error or type(error).__name__}")
+        ]
 
 
 def open_run(

@@ -9,6 +9,7 @@ count, never an exception.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -180,14 +181,36 @@ def in_process(task: Task, *, max_chars: int = MAX_CHARS) -> Scorer:
 
     def judge(example: Example, text: str) -> tuple[Verdict, str]:
         try:
-            reward = verify(example, text)
-        except Exception as error:
+            return check_reward(verify(example, text))
+        except (Exception, SystemExit) as error:
             return Verdict(
                 0.0, "raised"
             ), f"The verifier of {task.name} raised {type(error).__name__}: {str(error)[:200]}"
-        return check_reward(reward)
 
     return Scorer(judge, threads=1, max_chars=max_chars)
+
+
+def canonical_of(task: Task) -> Callable[[Example, str], Any] | None:
+    """The task's canonical answers, None for an answer on which it raises or whose form cannot be compared; told once."""
+    canonical, told = task.canonical, set()
+    if canonical is None:
+        return None
+
+    def answer(example: Example, text: str) -> Any:
+        try:
+            found = canonical(example, text)
+            hash(found)
+            return found
+        except Exception as error:
+            if not told:
+                told.add(task.name)
+                print(
+                    f"canonical of {task.name} raised {type(error).__name__}: {str(error)[:200]}; such answers count as none.",
+                    file=sys.stderr,
+                )
+            return None
+
+    return answer
 
 
 def check_reward(value: Any) -> tuple[Verdict, str]:
@@ -196,7 +219,7 @@ def check_reward(value: Any) -> tuple[Verdict, str]:
     """
     try:
         reward = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return Verdict(0.0, "nan"), f"A verifier returned {type(value).__name__!s}, which is not a number."
     if not math.isfinite(reward):
         return Verdict(
