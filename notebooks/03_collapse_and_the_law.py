@@ -17,13 +17,12 @@ import numpy as np
 
 from entjax.analysis import entropy_law
 from entjax.studies.compare import final, first, smooth
+from entjax.studies.grid import FIRST
 
 here = Path("docs") if Path("docs/study.json").is_file() else Path("../docs")
 runs = [run for run in json.loads((here / "study.json").read_text())["runs"] if run["setting"] == SETTING]
 count = lambda arm: sum(run["arm"] == arm for run in runs)
-arms = sorted(
-    {run["arm"] for run in runs if count(run["arm"]) >= SEEDS}, key=lambda arm: (arm != "grpo", arm)
-)
+arms = [arm for arm in FIRST if count(arm) >= SEEDS]  # of all recipes, those that the study compares in full
 print(f"{len(runs)} runs: " + ", ".join(f"{arm} x {count(arm)}" for arm in arms))
 
 # %% [markdown]
