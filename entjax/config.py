@@ -160,12 +160,10 @@ class Config:
                 "log_samples", "profile", "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk",
                 "stop_after_skips", "drop_long_prompts", "verifier_workers", "verifier_seconds"}  # fmt: skip
         free -= {"save_every"} if self.lag else set()  # there the batch after a save is not behind
-        free -= (
-            {"eval_prompts"} if self.eval_task is None and self.task.size is not None else set()
-        )  # the others are trained on
-        free -= (
-            {"steps"} if self.lr_decay != "constant" else set()
-        )  # there every step's rate follows from the last
+        if self.eval_task is None and self.task.size is not None:
+            free -= {"eval_prompts"}  # the others are trained on
+        if self.lr_decay != "constant":
+            free -= {"steps"}  # every step's rate follows from the last
         same = {key: value for key, value in self.describe().items() if key not in free}
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -187,11 +187,9 @@ def make_train_step(
         if reference is not None and objective.reference_decay < 1.0:
             reference = optax.incremental_update(state.params, reference, 1.0 - objective.reference_decay)
         # A batch with an update that was not finite leaves no trace in what is remembered for the next one either.
-        set_now = lambda name, new: jnp.where(jnp.isnan(new), state.knobs[name], new)
-        after = (
-            chain_state,
-            state.knobs | {name: set_now(name, new) for name, new in {**knobs, **step_knobs}.items()},
-        )
+        set_now = lambda name, new: jnp.where(jnp.isnan(new), state.knobs.get(name, new), new)
+        fresh = {name: set_now(name, new) for name, new in {**knobs, **step_knobs}.items()}
+        after = (chain_state, {**state.knobs, **fresh})
         chain_state, knobs = _select(metrics["update/skipped"] == 0, after, before)
         signal_state = {**state.signal_state, "per_rollout": chain_state}
         state = state.replace(
@@ -210,9 +208,8 @@ def structure_of(module: nnx.Module | None) -> Any:
 def _select(fine: Array, new: Any, old: Any) -> Any:
     def choose(a, b):
         b = jnp.asarray(b)
-        return jnp.where(
-            fine, a, b if b.dtype == a.dtype else b.astype(a.dtype)
-        )  # random keys have no astype
+        # Random keys have no astype.
+        return jnp.where(fine, a, b if b.dtype == a.dtype else b.astype(a.dtype))
 
     return jax.tree.map(choose, new, old)
 
