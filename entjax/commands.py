@@ -56,7 +56,7 @@ def restored(workdir: Path, overrides: Sequence[str] = ()) -> Iterator[tuple]:
         contextlib.closing(build(config_of(workdir, overrides))) as parts,
         contextlib.closing(Checkpoints(workdir / "checkpoints", keep=1_000_000)) as checkpoints,
     ):
-        state, fault = None, CheckpointFault(f"{workdir} holds no checkpoint yet.")
+        fault = CheckpointFault(f"{workdir} holds no checkpoint yet.")
         for step in reversed(checkpoints.steps()):
             try:
                 state = parts.restore(checkpoints, step)
@@ -64,7 +64,7 @@ def restored(workdir: Path, overrides: Sequence[str] = ()) -> Iterator[tuple]:
             except CheckpointFault as damaged:
                 fault = damaged
                 print(f"Checkpoint {step} is passed over: {damaged}", file=sys.stderr)
-        if state is None:
+        else:
             raise fault
         yield parts, state
 

@@ -106,11 +106,10 @@ def _driven(hyper: Mapping[str, Any], measure) -> tuple[Callable, Callable]:
     """(init() -> state, drive(context, state) -> (all values, those that change, new state)) of the hyperparameters."""
     controllers = {key: as_controller(value) for key, value in hyper.items() if is_dynamic(value)}
     constants = {key: value for key, value in hyper.items() if key not in controllers}
-    watching = {
-        key for key, value in hyper.items() if isinstance(value, Controller)
-    }  # a schedule looks at nothing
 
-    def see(controller, context):
+    def see(key, controller, context):
+        if not isinstance(hyper[key], Controller):
+            return 0.0  # a schedule looks at nothing
         return measured_entropy(context, controller.measure) if measure is None else measure(context)
 
     def init():
@@ -121,7 +120,7 @@ def _driven(hyper: Mapping[str, Any], measure) -> tuple[Callable, Callable]:
         new_state, values = {}, {}
         for key, controller in controllers.items():
             old = state[key] if key in (state or {}) else controller.init()
-            values[key], new = controller.update(see(controller, context) if key in watching else 0.0, old)
+            values[key], new = controller.update(see(key, controller, context), old)
             if jax.tree.leaves(new):
                 new_state[key] = new
         return {**constants, **values}, values, new_state or ()

@@ -8,7 +8,7 @@ index t predict tokens[:, t]; for the output of a model on `tokens` that is `voc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,13 @@ from entjax.transform import Transform
 from entjax.types import Context, Rollout, Signal
 
 
+def _with_state(parts: Iterable[Transform]) -> list[str]:
+    return [part.name for part in parts if jax.tree.leaves(part.init(None))]
+
+
 def check_stateless(objective: Objective) -> None:
     """Refuse what a loss function cannot do: keep a state, set the next rollout's knobs, run a second policy."""
-    remembering = [part.name for part in objective.parts if jax.tree.leaves(part.init(None))]
+    remembering = _with_state(objective.parts)
     if remembering:
         raise ValueError(
             f"{', '.join(remembering)} would have to remember something from step to step, and a loss function cannot: use "
@@ -47,7 +51,7 @@ def decide(
 ) -> Signal:
     """The Signal after a stateless chain: what the loss shall do with every token. `stats` are features [B, T] that it reads.
     A chain with a state is `signal, state = chain.update(signal, state, context)` in a loop of your own."""
-    remembering = [part.name for part in chain.parts or (chain,) if jax.tree.leaves(part.init(None))]
+    remembering = _with_state(chain.parts or (chain,))
     if remembering:
         raise ValueError(
             f"{', '.join(remembering)} would have to remember something from step to step: keep the state in your loop, "

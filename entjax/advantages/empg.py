@@ -46,9 +46,8 @@ def empg(
         else:
             on, slot = signal.mask, jnp.where(signal.mask, 0, signal.mask.shape[1])
         entropy = masked.keep(context.rollout.entropy.astype(advantage.dtype), on)
-        least = masked.minimum(
-            entropy, on
-        )  # counted from there the means of equal entropies are equal to the last digit
+        # Counted from the least, the means of equal entropies are equal to the last digit.
+        least = masked.minimum(entropy, on)
         above, present, first = _steps(entropy - least, slot)
         low, high = masked.minimum(above, present), masked.maximum(above, present)
         h = masked.keep((above - low) / (high - low + EPS), present)

@@ -34,7 +34,7 @@ def otb(*, kl: float = 0.0, importance: bool = False) -> Transform:
         over_group = lambda x: jnp.einsum("ij,jt->it", same, x, precision=jax.lax.Precision.HIGHEST)
         baseline = over_group(returns * weight) / (over_group(weight) + 1e-8)
         baseline = jnp.where(is_alone(rollout.group)[:, None], 0, baseline)
-        return signal.replace(advantage=masked.gap(returns, baseline, mask))
+        return signal.replace(advantage=masked.keep(returns - baseline, mask))
 
     return tunable(
         "otb",

@@ -52,10 +52,9 @@ def aepo(
     def f(signal, state, context):
         rollout = context.rollout
         real, tempered = rollout.group >= 0, rollout.extra["tempered"].astype(bool)
-        over = masked.mean(
-            signal.advantage - THRESHOLD, signal.mask, axis=1
-        )  # a mean of the threshold itself would round
-        kept = real & tempered & jnp.any(signal.mask, axis=1) & (over > 0)
+        # Subtracted first: a mean of the threshold itself would round.
+        over = masked.mean(signal.advantage - THRESHOLD, signal.mask, axis=1)
+        kept = real & tempered & (over > 0)
         others = real & ~tempered
         n = jnp.minimum(kept.sum(), samples)
         n = jnp.where(state.entropy > target, n // 2, n)

@@ -21,9 +21,8 @@ def targeted_entropy(coef: Target = 1e-3, *, target: Target = 0.55) -> Transform
     def f(signal, context, *, coef, target):
         H, mask = context.stats["entropy"], signal.mask
         mean = masked.mean(H, mask)
-        gap = masked.mean(
-            masked.wide(H) - jnp.asarray(target, mean.dtype), mask
-        )  # exactly 0 where all are at the target
+        # Subtracted first: exactly 0 where all are at the target.
+        gap = masked.mean(masked.wide(H) - jnp.asarray(target, mean.dtype), mask)
         slope = jnp.asarray(coef, mean.dtype) * jnp.sign(gap)
         scale = mask.astype(mean.dtype) / jnp.maximum(masked.count(mask, dtype=mean.dtype), 1)
         signal = signal.add_term("targeted_entropy", masked.keep(slope, mask), own_scale=scale)

@@ -8,6 +8,7 @@ count, never an exception.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections import Counter
@@ -192,20 +193,24 @@ def in_process(task: Task, *, max_chars: int = MAX_CHARS) -> Scorer:
 
 def canonical_of(task: Task) -> Callable[[Example, str], Any] | None:
     """The task's canonical answers, None for an answer on which it raises or whose form cannot be compared; told once."""
-    canonical, told = task.canonical, set()
-    if canonical is None:
-        return None
+    return None if task.canonical is None else _guarded(task.canonical, task.name)
+
+
+@functools.lru_cache(64)  # asked for in every step, told of once
+def _guarded(canonical: Callable[[Example, str], Any], name: str) -> Callable[[Example, str], Any]:
+    told = False
 
     def answer(example: Example, text: str) -> Any:
+        nonlocal told
         try:
             found = canonical(example, text)
             hash(found)
             return found
         except Exception as error:
             if not told:
-                told.add(task.name)
+                told = True
                 print(
-                    f"canonical of {task.name} raised {type(error).__name__}: {str(error)[:200]}; such answers count as none.",
+                    f"canonical of {name} raised {type(error).__name__}: {str(error)[:200]}; such answers count as none.",
                     file=sys.stderr,
                 )
             return None
