@@ -47,7 +47,7 @@ def train(options) -> int:
 @contextlib.contextmanager
 def restored(workdir: Path, overrides: Sequence[str] = ()) -> Iterator[tuple]:
     """(parts, state) of a run's last checkpoint."""
-    from entjax.checkpoint import CheckpointFault, Checkpoints
+    from entjax.checkpoint import Checkpoints
     from entjax.setup import build, config_of
 
     if not (workdir / "config.py").is_file():
@@ -56,17 +56,7 @@ def restored(workdir: Path, overrides: Sequence[str] = ()) -> Iterator[tuple]:
         contextlib.closing(build(config_of(workdir, overrides))) as parts,
         contextlib.closing(Checkpoints(workdir / "checkpoints", keep=1_000_000)) as checkpoints,
     ):
-        fault = CheckpointFault(f"{workdir} holds no checkpoint yet.")
-        for step in reversed(checkpoints.steps()):
-            try:
-                state = parts.restore(checkpoints, step)
-                break
-            except CheckpointFault as damaged:
-                fault = damaged
-                print(f"Checkpoint {step} is passed over: {damaged}", file=sys.stderr)
-        else:
-            raise fault
-        yield parts, state
+        yield parts, parts.newest(checkpoints)
 
 
 def evaluate(options) -> int:

@@ -154,8 +154,8 @@ class Config:
             fields["strategy"] = _strategy(changes.get("strategy"), of_strategy)
         return dataclasses.replace(self, **fields, recipe_options=options)
 
-    def identity(self) -> str:
-        """A short name of everything that a resumed run must share with the checkpoint."""
+    def lasting(self) -> dict[str, Any]:
+        """What a resumed run must share with its checkpoint, as JSON values."""
         free = {"steps", "eval_every", "eval_prompts", "eval_samples", "eval_temperature", "eval_k", "save_every", "keep",
                 "log_samples", "profile", "mesh", "sharding", "sampler_sharding", "sampler_rows", "microbatches", "chunk",
                 "stop_after_skips", "drop_long_prompts", "verifier_workers", "verifier_seconds"}  # fmt: skip
@@ -164,8 +164,11 @@ class Config:
             free -= {"eval_prompts"}  # the others are trained on
         if self.lr_decay != "constant":
             free -= {"steps"}  # every step's rate follows from the last
-        same = {key: value for key, value in self.describe().items() if key not in free}
-        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+        return {key: value for key, value in self.describe().items() if key not in free}
+
+    def identity(self) -> str:
+        """A short name of what lasts."""
+        return hashlib.sha256(json.dumps(self.lasting(), sort_keys=True).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
         """The config as JSON values, for logs and comparisons."""

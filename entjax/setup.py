@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from entjax import distributed
-from entjax.checkpoint import Checkpoints
+from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.config import Config, ConfigError, load_config, parse_overrides
 from entjax.data import PromptStream, prompts
 from entjax.held_out import eval_examples, evaluated_task, kept_back, training_task
@@ -32,6 +32,7 @@ from entjax.policy import (
     split_stops,
 )
 from entjax.recipes.distillation import DISTILLATION
+from entjax.rehearsal import rehearse
 from entjax.rollouts import Strategy
 from entjax.rollouts.harvest import Tools, same_text
 from entjax.rollouts.inputs import check_inputs
@@ -110,6 +111,17 @@ class Parts(NamedTuple):
         """The state of a checkpoint. The model keeps its shapes only: the weights are the state's from here on."""
         nnx.update(self.model, jax.eval_shape(lambda weights: weights, nnx.state(self.model)))
         return checkpoints.restore(step, self.like())
+
+    def newest(self, checkpoints: Checkpoints) -> TrainState:
+        """The state of the newest checkpoint that can be read; damaged ones are passed over loudly."""
+        fault = CheckpointFault("The run holds no checkpoint yet: come back after the first save.")
+        for step in reversed(checkpoints.steps()):
+            try:
+                return self.restore(checkpoints, step)
+            except CheckpointFault as damaged:
+                fault = damaged
+                print(f"Checkpoint {step} is passed over: {damaged}", file=sys.stderr)
+        raise fault
 
     def tools(self, params: Any, step: int, *, samples: int | None = None, temperature: float | None = None,
               knobs: Mapping[str, Any] = NOTHING, held_out: bool = False) -> Tools:  # fmt: skip
@@ -240,11 +252,14 @@ def batches(config: Config) -> Bucket:
 
 
 def check_objective(config: Config, objective: Objective) -> None:
-    """Refuse an objective without the strategy or the teacher that makes it what it is."""
+    """Refuse an objective that cannot run, or without the strategy or the teacher that makes it what it is."""
     # What a plain function provides only its author knows.
     if config.strategy is None or isinstance(config.strategy, Strategy):
+        provided = config.sampled_by.provides
         try:
-            check_inputs(objective.needs, config.sampled_by.provides)
+            check_inputs(objective.needs, provided)
+            if config.objective is not None:
+                rehearse(objective, config.rows, config.max_new_tokens, provided)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     if config.objective is None and config.recipe in DISTILLATION and not config.teacher:

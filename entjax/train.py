@@ -69,6 +69,17 @@ def _steps_told(path: Path) -> int:
     return max((line.get("step", 0) for line in read_lines(lines)), default=0) if lines.is_file() else 0
 
 
+def _differing(path: Path, config: Config) -> str:
+    """(other lr, seed): the keys in which a config is not that of the run, which it left beside its logs."""
+    try:
+        told = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError):
+        return ""
+    now = json.loads(json.dumps(config.lasting()))
+    keys = [key for key, value in now.items() if told.get(key) != value]
+    return f" (other {', '.join(keys)})" if keys else ""
+
+
 class Loop:
     """The mutable side of a run: its state, its logs, its checkpoints."""
 
@@ -315,8 +326,8 @@ class Loop:
                 host = self.checkpoints.host(step)
                 if host["identity"] != self.identity:
                     raise ConfigError(
-                        f"{self.run.path} holds a run of another config: resume it with its own config.py, or start this one "
-                        "in another --workdir."
+                        f"{self.run.path} holds a run of another config{_differing(self.run.path, self.config)}: resume it "
+                        "with its own config.py, or start this one in another --workdir."
                     )
                 state, error = self.parts.restore(self.checkpoints, step), None
             except ConfigError:

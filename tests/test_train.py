@@ -174,7 +174,7 @@ def test_workdirs_that_cannot_be_used(finished, tmp_path):
     alone, _ = finished
     with pytest.raises(RunDirectoryError, match="already holds a run"):
         train(config(), alone)
-    with pytest.raises(ConfigError, match="another config"):
+    with pytest.raises(ConfigError, match=r"another config \(other lr\): resume"):
         train(config(lr=2e-3, steps=5), alone, resume=True)
     with pytest.raises(ConfigError, match="has done 4 steps, and steps=2"):
         train(config(steps=2), alone, resume=True)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from entjax import setup
 from entjax.analysis import curves, policies
-from entjax.checkpoint import Checkpoints
+from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.held_out import kept_back
 from entjax.log import read_lines
 from entjax.setup import Parts
@@ -111,8 +111,6 @@ def open_run(
         )
     steps = Checkpoints(workdir.absolute() / "checkpoints", keep=1_000_000)
     try:
-        if not steps.steps():
-            return None, "The run holds no checkpoint yet: come back after the first save."
         config = setup.config_of(workdir, overrides)
         kept = kept_back(config)
         config = dataclasses.replace(
@@ -123,26 +121,29 @@ def open_run(
             minibatches=1,
         )
         parts = setup.build(config)
-        oldest, newest = steps.steps()[0], steps.steps()[-1]
-        state = parts.restore(steps, newest)
-        tuned, remembered = state.params, (state.signal_state, state.knobs)
-        if oldest == 0 and newest > 0:
-            base, words = parts.restore(steps, 0).params, "the checkpoint of step 0"
-        elif not config.sft_steps:
-            base, words = parts.first_weights(), "the weights that the run began with"
-        elif oldest < newest:
-            base, words = (
-                parts.restore(steps, oldest).params,
-                f"the oldest checkpoint left, step {oldest}",
-            )
-        else:
+        try:
+            return Run(workdir, out, lines, parts, *_policies(parts, steps)), ""
+        except CheckpointFault as fault:
             parts.close()
-            return None, (
-                f"Only the checkpoint of step {newest} is left, and the run began with its own warm start: nothing to "
-                "compare with. Set keep=1000 in the config to keep all checkpoints."
-            )
-        return Run(
-            workdir, out, lines, parts, base, tuned, remembered, words, f"the checkpoint of step {newest}"
-        ), ""
+            return None, str(fault)
     finally:
         steps.close()
+
+
+def _policies(parts: Parts, steps: Checkpoints) -> tuple:
+    """(base, tuned, what the tuned one remembers, what the base is, what the tuned one is)."""
+    state = parts.newest(steps)
+    oldest, newest = steps.steps()[0], int(state.step)
+    if oldest == 0 and newest > 0:
+        base, words = parts.restore(steps, 0).params, "the checkpoint of step 0"
+    elif not parts.config.sft_steps:
+        base, words = parts.first_weights(), "the weights that the run began with"
+    elif oldest < newest:
+        base, words = parts.restore(steps, oldest).params, f"the oldest checkpoint left, step {oldest}"
+    else:
+        raise CheckpointFault(
+            f"Only the checkpoint of step {newest} is left, and the run began with its own warm start: nothing to compare "
+            "with. Set keep=1000 in the config to keep all checkpoints."
+        )
+    remembered = state.signal_state, state.knobs
+    return base, state.params, remembered, words, f"the checkpoint of step {newest}"

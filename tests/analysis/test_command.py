@@ -1,6 +1,7 @@
 """`entjax analyze` on a run made for it: its numbers are the run's own evaluations, and what is missing is said."""
 
 import json
+import shutil
 
 import pytest
 
@@ -63,6 +64,14 @@ def test_what_is_missing_is_said(run, tmp_path, capsys):
     (bare / "config.py").write_text((run / "config.py").read_text())
     assert main(["analyze", str(bare)]) == 0
     assert "holds no checkpoint yet" in (bare / "analysis" / "report.md").read_text()
+    shutil.copytree(run / "checkpoints", bare / "checkpoints", dirs_exist_ok=True)
+    for path in sorted((bare / "checkpoints").iterdir())[-1].rglob("*"):
+        if path.is_file() and path.stat().st_size > 100:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    capsys.readouterr()
+    assert main(["analyze", str(bare), "--prompts", "2", "--samples", "2", "--updates", "0"]) == 0
+    assert "is passed over" in capsys.readouterr().err
+    assert "Tuned: the checkpoint of step 0" in (bare / "analysis" / "report.md").read_text()
     (bare / "metrics.jsonl").write_text("")
     assert main(["analyze", str(bare)]) == 0
     assert "a law needs at least two" in (bare / "analysis" / "report.md").read_text()

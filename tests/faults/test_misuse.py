@@ -8,6 +8,7 @@ import pytest
 import entjax as ej
 from entjax.adapters import decide
 from entjax.config import ConfigError, load_config, source_as_run
+from entjax.rehearsal import rehearse
 from entjax.rundir import RunDirectory, RunDirectoryError
 from entjax.tasks import Example, Task
 from entjax.tasks.scoring import canonical_of
@@ -23,6 +24,32 @@ def test_factories_that_nobody_called_and_surrogates_that_are_none():
     for wrong in ("ppo_clip", ej.clips.asymmetric()):
         with pytest.raises(TypeError, match="per_token takes a surrogate"):
             ej.Objective(per_token=wrong)
+
+
+def test_an_own_objective_fails_before_the_run_and_says_where():
+    def weigh(signal, context):
+        return signal.replace(weight=signal.weight * context.stats["prob_sq"])
+
+    def misshapen(signal, context):
+        return signal.replace(advantage=signal.advantage * jnp.ones(5))
+
+    def objective(rule, **about):
+        return ej.Objective(
+            per_step=ej.transform.stateless("mine", rule, writes={"weight", "advantage"}, **about)
+        )
+
+    with pytest.raises(
+        ConfigError, match=r"test_misuse.py, line \d+, in weigh: nothing gives 'prob_sq'.*reads="
+    ):
+        ej.setup.build(config(objective=objective(weigh)))
+    with pytest.raises(ConfigError, match=r"in misshapen: .*shapes"):
+        ej.setup.build(config(objective=objective(misshapen)))
+    ej.setup.build(config(objective=objective(weigh, reads={"prob_sq": ej.vocab.prob_sq}))).close()
+
+
+@pytest.mark.parametrize("name", ej.learning.recipe_names())
+def test_every_recipe_passes_its_rehearsal(name):
+    rehearse(getattr(ej.recipes, name)(), rows=8, tokens=6, provided=frozenset())
 
 
 def test_a_mask_of_numbers_and_a_chain_with_a_state_are_refused_on_plain_arrays():
