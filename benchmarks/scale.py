@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from entjax.aot import programs, report
 from entjax.config import load_config, parse_overrides
+from entjax.plots import panels
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "scale.json"
@@ -127,12 +128,7 @@ def points(kept: dict[str, Any], mesh: str) -> list[tuple[int, float, float]]:
 
 def draw(series: dict[str, list[tuple[int, float, float]]]) -> None:
     """Memory and bytes sent per chip against the number of chips."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
+    figure, axes = panels(1, 2, size=(9, 3.4))
     titles = ("HBM of the update step, GB per chip", "sent in one update, GB per chip")
     for column, (axis, title) in enumerate(zip(axes, titles, strict=True), 1):
         for label, found in series.items():

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.harness import Row
 from benchmarks.work import MODELS, Work, halves
+from entjax.plots import panels
 
 BASE, MODEL = Work(4, 8, 32, 64), MODELS["4.2M"]
 PICTURES = Path(__file__).parent.parent / "docs" / "images"
@@ -63,16 +64,11 @@ def _point(name: str, value: int, rounds: int) -> Row:
 
 def draw(name: str, results: list[dict[str, Any]]) -> Path:
     """Processor seconds of both halves against the swept size, and their floors."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     found = sorted(
         (r for r in results if r["shapes"].get("axis") == name), key=lambda r: r["shapes"]["value"]
     )
     sizes = [r["shapes"]["value"] for r in found]
-    figure, axis = plt.subplots(figsize=(5, 3.6), layout="constrained")
+    figure, axis = panels(size=(5, 3.6))
     for half, color in (("rollout", "#1f6feb"), ("update", "#d1495b")):
         taken = [r["programs"][half]["processor"]["median"] for r in found]
         floor = [
@@ -88,5 +84,4 @@ def draw(name: str, results: list[dict[str, Any]]) -> Path:
     axis.legend(frameon=False, fontsize=8)
     target = PICTURES / f"sweep_{name}.png"
     figure.savefig(target, dpi=110)
-    plt.close(figure)
     return target

@@ -18,6 +18,7 @@ from entjax import cli
 from entjax.checkpoint import CheckpointFault
 from entjax.config import ConfigError
 from entjax.log import read_lines
+from entjax.plots import dashboard
 from entjax.preemption import Preempted
 from entjax.rundir import RunDirectoryError
 from entjax.tasks.scoring import VerifierError
@@ -168,6 +169,19 @@ def test_a_run_without_a_checkpoint_begins_anew_with_the_config_it_is_given(fini
     assert json.loads((tmp_path / "run" / "config.json").read_text())["lr"] == 2e-3
     steps = [r["step"] for r in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert steps[0] == 0 and max(steps) == 1
+
+
+def test_pictures_leave_a_notebooks_way_of_showing_them_alone(finished, tmp_path):
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    before = matplotlib.get_backend()
+    matplotlib.use("svg")
+    try:
+        assert dashboard([finished[0], finished[0]], tmp_path / "two.png", ["a", "b"]).stat().st_size > 10_000
+        assert matplotlib.get_backend() == "svg" and plt.get_fignums() == []
+    finally:
+        matplotlib.use(before)
 
 
 def test_workdirs_that_cannot_be_used(finished, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 from entjax.analysis.boundary import Boundary
 from entjax.analysis.entropy_law import Forecast, Law
 from entjax.analysis.token_entropy import Fork
+from entjax.plots import panels
 
 BLUE, RED, GREEN, GREY = "#1f6feb", "#d1495b", "#2a9d8f", "#9a9a9a"
 
@@ -58,8 +59,7 @@ def pass_at_k(found: Boundary, path: Path) -> None:
 
 def entropies(values: Mapping[str, np.ndarray], forks: Sequence[Fork], path: Path) -> None:
     """How many tokens have at least a given entropy; and the tokens that fork most."""
-    plt = _pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (left, right) = panels(1, 2, size=(10, 4))
     for (name, x), color in zip(values.items(), (GREY, BLUE), strict=False):
         ordered = np.sort(x)[::-1]
         left.plot(np.linspace(0, 1, len(ordered)), ordered, color=color, label=name)
@@ -89,21 +89,11 @@ def divergence(js: np.ndarray, mask: np.ndarray, start: np.ndarray, path: Path) 
 
 
 def _one() -> Any:
-    figure, axis = _pyplot().subplots(figsize=(6, 4), layout="constrained")
+    figure, axis = panels(size=(6, 4))
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.2)
     return figure, axis
 
 
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
 def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=110)
-    _pyplot().close(figure)

@@ -19,6 +19,7 @@ import numpy as np
 
 from entjax.commands import restored
 from entjax.log import read_lines
+from entjax.plots import panels
 from entjax.setup import Parts
 from entjax.studies.exported import compare, own_answers, their_answers
 
@@ -114,12 +115,7 @@ def brevity(evaluations: Sequence[Mapping[str, float]], limit: int) -> str:
 
 def picture(found: Mapping[str, Any], path: Path) -> None:
     """Reward with the held-out accuracy, and entropy, over the steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
+    figure, (left, right) = panels(1, 2, size=(10, 3.4))
     left.plot(found["steps"], found["reward"], color="#1f6feb", label="training reward")
     tests = found["evaluations"]
     left.plot(
@@ -137,7 +133,6 @@ def picture(found: Mapping[str, Any], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
-    plt.close(figure)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from entjax import advantages, control, regularizers, weights
 from entjax.loss import Objective
+from entjax.plots import panels
 from entjax.studies import bandit
 from entjax.transform import Transform, chain
 
@@ -262,16 +263,9 @@ def _siren(result: Result) -> str:
 
 def picture(results: dict[str, Result], path: Path) -> None:
     """One panel a controller: entropy over the updates, the targets dashed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     columns = 4
     height = -(-len(results) // columns)
-    figure, axes = plt.subplots(
-        height, columns, figsize=(12, 2.2 * height), sharex=True, sharey=True, layout="constrained"
-    )
+    figure, axes = panels(height, columns, size=(12, 2.2 * height), sharex=True, sharey=True)
     colors = ("#1f6feb", "#2a9d8f", "#e9a03b", "#d1495b")
     for axis, (name, result) in zip(axes.flat, results.items(), strict=False):
         for curve, target, color in zip(result.entropy, TARGETS, colors, strict=True):
@@ -282,7 +276,6 @@ def picture(results: dict[str, Result], path: Path) -> None:
     figure.supylabel("entropy (nats)")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
-    plt.close(figure)
 
 
 def main() -> None:

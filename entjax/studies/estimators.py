@@ -31,6 +31,7 @@ from entjax import setup
 from entjax.analysis.agreement import pearson, spearman
 from entjax.analysis.prediction import SHARED, TAKEN, Update, make_probe, one_update
 from entjax.config import Config, load_config, parse_overrides, shipped_configs
+from entjax.plots import panels
 
 
 def study(config: Config, updates: int) -> Iterator[Update]:
@@ -135,13 +136,8 @@ def page(config: Config, name: str, command: str, updates: list[Update]) -> str:
 
 def picture(updates: list[Update], path: Path) -> None:
     """Predicted against measured, one panel an estimator, a dot an update."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     rows = table(updates)
-    figure, axes = plt.subplots(2, -(-len(rows) // 2), figsize=(13, 6), layout="constrained", sharey=True)
+    figure, axes = panels(2, -(-len(rows) // 2), size=(13, 6), sharey=True)
     for axis in axes.flat[len(rows) :]:
         axis.axis("off")
     measured = [u.measured for u in updates]
@@ -155,7 +151,6 @@ def picture(updates: list[Update], path: Path) -> None:
     figure.supylabel("measured change of entropy (nats)")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
-    plt.close(figure)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from entjax.plots import panels
 from entjax.studies.compare import Result, final, gain, smooth, targets, twins
 
 COLORS = ("#d1495b", "#1f6feb", "#2a9d8f", "#e9a03b", "#7b5ea7", "#555555", "#c2185b", "#6d8f00", "#00838f")
@@ -15,12 +16,12 @@ FAR = 0.15  # from GRPO in pass@1 or pass@32
 
 def entropies(runs: Sequence[Result], arms: Sequence[str], path: Path, width: int = 5) -> Path:
     """A panel an arm: mean entropy of its runs (means of `width` steps) with a band of one standard deviation, GRPO's in grey."""
-    plt = _pyplot()
     others = [name for name in arms if name != "grpo"] or list(arms)
     columns = min(4, len(others))
     height = -(-len(others) // columns)
-    figure, axes = plt.subplots(height, columns, figsize=(3.4 * columns, 2.6 * height), sharex=True, sharey=True,
-                                layout="constrained", squeeze=False)  # fmt: skip
+    figure, axes = panels(
+        height, columns, size=(3.4 * columns, 2.6 * height), sharex=True, sharey=True, squeeze=False
+    )
     for axis in axes.flat[len(others) :]:
         axis.axis("off")
     for axis, name, color in zip(axes.flat, others, COLORS[1:] * len(others), strict=False):
@@ -41,8 +42,7 @@ def entropies(runs: Sequence[Result], arms: Sequence[str], path: Path, width: in
 
 def frontier(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
     """pass@1 against pass@32: GRPO's way through its evaluations, and where every arm ends (mean, standard error)."""
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+    figure, axis = panels(size=(7, 5))
     grpo = [r for r in runs if r["arm"] == "grpo"]
     if grpo:
         length = min(len(r["evaluations"]) for r in grpo)
@@ -67,8 +67,7 @@ def frontier(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
 def differences(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
     """pass@1 and pass@32 at the end, both minus GRPO's of the same warm start and seed; color: entropy, minus GRPO's. What ends
     far from all others is named in a corner: it would press them into one spot."""
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(12, 9), layout="constrained")
+    figure, axis = panels(size=(12, 9))
     found = {name: [gain(twins(runs, name), m) for m in ("pass@1", "pass@32", "entropy")] for name in arms}
     far = {name: g for name, g in found.items() if max(abs(g[0].mean), abs(g[1].mean)) > FAR}
     found = {name: g for name, g in found.items() if name not in far}
@@ -105,17 +104,7 @@ def _band(axis, runs: Sequence[Result], width: int, color: str) -> None:
         axis.fill_between(step, mean - sd, mean + sd, color=color, alpha=0.2, linewidth=0)
 
 
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
 def _save(figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
-    _pyplot().close(figure)
     return path

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from entjax.plots import panels
+
 TARGET = 0.18
 CONFIG = """
 import entjax as ej
@@ -152,14 +154,9 @@ def compare(first: float, last: float) -> dict[str, float]:
 
 def picture(samples: Sequence[Sample], entropy: np.ndarray, path: Path) -> None:
     """Memory, files, throughput and entropy over the minutes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     t = np.array(samples, np.float64)
     minutes, span = t[:, 0] / 60, max(1, len(t) // 40)
-    figure, axes = plt.subplots(2, 2, figsize=(9, 5), constrained_layout=True)
+    figure, axes = panels(2, 2, size=(9, 5))
     axes[0, 0].plot(minutes, t[:, 1])
     axes[0, 0].set(title="resident memory, MB", ylim=(0, 1.15 * t[:, 1].max()))
     axes[0, 1].plot(minutes, t[:, 3], label="open files")
@@ -176,7 +173,6 @@ def picture(samples: Sequence[Sample], entropy: np.ndarray, path: Path) -> None:
     axes[1, 1].set(title="policy entropy, nats (dashed: target)", xlabel="step", ylim=(0, None))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
