@@ -117,9 +117,9 @@ def _run_commands(add: Add) -> None:
     one.add_argument("workdir", type=local, help="a run directory")
     _override(one)
     one.add_argument(
-        "--prompts", type=int, default=64, help="held-out prompts that both policies answer (64)"
+        "--prompts", type=positive, default=64, help="held-out prompts that both policies answer (64)"
     )
-    one.add_argument("--samples", type=int, default=32, help="answers to each (32)")
+    one.add_argument("--samples", type=positive, default=32, help="answers to each (32)")
     one.add_argument(
         "--updates", type=int, default=2, help="updates to predict and measure, unsaved; 0: none (2)"
     )
@@ -133,8 +133,13 @@ def _run_commands(add: Add) -> None:
     one = add("sample", commands.sample, "print completions of the last checkpoint of a run")
     one.add_argument("workdir", type=local, help="a run directory")
     _override(one)
-    one.add_argument("--prompts", type=int, default=4, help="number of held-out prompts (default 4)")
-    one.add_argument("--samples", type=int, default=4, help="completions of each (default 4)")
+    one.add_argument(
+        "--prompts",
+        type=positive,
+        default=4,
+        help="held-out prompts (4), at most the eval_prompts of the run",
+    )
+    one.add_argument("--samples", type=positive, default=4, help="completions of each (4)")
     one.add_argument("--prompt", action="append", help="your own prompt instead; may be repeated")
 
 
@@ -152,7 +157,7 @@ def _machine_commands(add: Add) -> None:
     )
     one.add_argument("--mesh", metavar="AXIS:N,...", help="instead of the config's, e.g. fsdp:16,tensor:4")
     one.add_argument(
-        "--prompt-tokens", type=int, default=512, metavar="N", help="length of the prompts (512)"
+        "--prompt-tokens", type=positive, default=512, metavar="N", help="length of the prompts (512)"
     )
     one.add_argument(
         "--programs",
@@ -219,6 +224,13 @@ def _override(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "override", nargs="*", metavar="key=value", help="e.g. mesh=fsdp:-1, or mesh= for one device"
     )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1 on")
+    return int(text)
 
 
 def local(text: str) -> Path:

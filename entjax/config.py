@@ -358,7 +358,8 @@ def _check_types(config: Config) -> None:
 
 def _name(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word",
-             tuple[int, ...]: "whole numbers such as 1,4,16", tuple[str, ...]: "words separated by commas"}  # fmt: skip
+             tuple[int, ...]: "whole numbers such as 1,4,16", tuple[str, ...]: "words separated by commas",
+             Mapping[str, int]: "axes with their sizes such as fsdp:4,tensor:2"}  # fmt: skip
     if kind in names:
         return names[kind]
     if isinstance(kind, types.UnionType):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from typing import Any
 
 import optax
@@ -37,6 +38,8 @@ def recipe(name: str, options: dict[str, Any]) -> Objective:
     for option, value in options.items():
         if isinstance(value, str) and isinstance(accepted[option].default, (int, float)):
             raise ConfigError(f"recipe.{option}={value!r}: the recipe '{name}' expects a number.")
+        if isinstance(value, float) and math.isnan(value):
+            raise ConfigError(f"recipe.{option}=nan is no number.")
     try:
         return make(**options)
     except (ValueError, TypeError) as error:

@@ -258,6 +258,10 @@ def test_overrides():
         config().override({"promts": "3"})
     with pytest.raises(ConfigError, match="did you mean 'steer'"):
         ej.setup.build(config(recipe="ster"))
+    with pytest.raises(ConfigError, match="such as fsdp:4"):
+        config().override({"mesh": "foo"})
+    with pytest.raises(ConfigError, match="recipe.coef=nan is no number"):
+        ej.setup.build(config(recipe="entropy_bonus").override({"recipe.coef": "nan"}))
     with pytest.raises(ConfigError, match="has no option alfa"):
         ej.setup.build(config(recipe_options={"alfa": 1}))
 

@@ -61,10 +61,6 @@ def analyze(
         raise ValueError(
             f"{workdir} is not a run directory: it has no metrics.jsonl. Give the --workdir of an `entjax train`."
         )
-    if min(prompts, samples) < 1 or updates < 0:
-        raise ValueError(
-            f"--prompts and --samples must be 1 at least and --updates 0, got {prompts}, {samples}, {updates}."
-        )
     out = workdir / "analysis"
     out.mkdir(exist_ok=True)
     lines = read_lines(workdir / "metrics.jsonl")
