@@ -72,12 +72,10 @@ def arrays(family):
             with np.load(path, allow_pickle=False) as file:
                 out[path.stem.split("__", 1)[1]] = {key: file[key] for key in file.files}
         return out
-    path = PACKED / f"{family}.npz"
-    if path.exists():
-        with np.load(path, allow_pickle=False) as file:
-            for key in file.files:
-                case, name = key.split("|", 1)
-                out.setdefault(case, {})[name] = file[key]
+    with np.load(PACKED / f"{family}.npz", allow_pickle=False) as file:
+        for key in file.files:
+            case, name = key.split("|", 1)
+            out.setdefault(case, {})[name] = file[key]
     return out
 
 
@@ -89,11 +87,8 @@ def families():
 
 def golden(*names):
     """Parametrize a test over all cases of some families, in float64 with NumPy-like promotion."""
-    cases = (
-        [Case(family, case) for family in names for case in arrays(family)]
-        if set(names) <= set(families())
-        else []
-    )
+    absent = LOOSE and not set(names) <= set(families())  # a folder of one's own may hold a few of them
+    cases = [] if absent else [Case(family, case) for family in names for case in arrays(family)]
 
     def decorate(test):
         @pytest.mark.parametrize("case", cases, ids=str)
