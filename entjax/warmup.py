@@ -22,7 +22,8 @@ def solutions(
 ) -> Callable[[int, int], tuple[np.ndarray, np.ndarray]]:
     """batch(step, size) -> (tokens, mask [size, length]) of prompts with worked answers and the end mark, deterministic.
 
-    `encode` gives the tokens of a prompt as rollouts will read it.
+    `encode` gives the tokens of a prompt as rollouts will read it. Of an example without a solution nothing is learned; one that
+    is longer than `length` is cut.
     """
     if task.solution is None:
         raise ValueError(f"The task {task.name} offers no worked solutions.")
@@ -31,7 +32,9 @@ def solutions(
     def row(index: int) -> tuple[list[int], int]:
         example = task.example(index if task.size is None else index % task.size)
         prompt = encode(example)
-        answer = solve(example, rng_of("warmup", seed, index)) or ""
+        answer = solve(example, rng_of("warmup", seed, index))
+        if answer is None:
+            return [], 0
         return [*prompt, *tokenizer.encode(answer), tokenizer.eos_id][:length], len(prompt)
 
     def batch(step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,6 +44,10 @@ def solutions(
             ids, prompt = row(step * size + i)
             tokens[i, : len(ids)] = ids
             mask[i, prompt : len(ids)] = True
+        if not mask.any():
+            raise ValueError(
+                f"The {size} examples of a warm-up step have no worked solution: task {task.name} gives None. Set sft_steps=0."
+            )
         return tokens, mask  # on the host: every device takes what it needs
 
     return batch

@@ -287,6 +287,14 @@ def test_the_warm_start_reads_prompts_as_rollouts_do(small_chat):
     assert tokens[0].tolist() == ids("[ 1 + 8 ] 9 </s> <pad>")
     assert tokens[0, mask[0]].tolist() == ids("9 </s>")
     parts.close()
+    half = parts.config.task._replace(solution=lambda e, rng: rng.choice(["9", None]))
+    given = solutions(half, parts.tokenizer, parts.encode, seed=0, length=8)
+    assert 0 < given(0, 32)[1].any(-1).sum() < 32  # of an example without a solution nothing is learned
+    none = solutions(
+        half._replace(solution=lambda e, rng: None), parts.tokenizer, parts.encode, seed=0, length=8
+    )
+    with pytest.raises(ValueError, match="have no worked solution"):
+        none(0, 4)
 
 
 @pytest.mark.parametrize(
