@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from entjax import methods
 from entjax.studies import pictures
-from entjax.studies.claims import CLAIMS
+from entjax.studies.claims import CLAIMS, HOLDS, holds_target
 from entjax.studies.compare import (
     Result,
+    Spread,
     at_level,
     distance,
     final,
@@ -65,11 +66,20 @@ start are counted as if they did not. What a step of an arm costs is measured ap
 """
 
 
+SHORT = """## In short
+
+The arms with three or more pairs of runs, beside GRPO at the end of the same budget. Only what the confidence interval tells from
+0 is named; chance alone puts one of forty arms that do nothing into each row.
+
+"""
+
+
 def write(results: Sequence[Result], docs: Path) -> None:
     """The page and the pictures."""
     known = settings()
-    text = HEAD
-    for setting in (name for name in known if any(r["setting"] == name for r in results)):
+    present = [name for name in known if any(r["setting"] == name for r in results)]
+    text = HEAD + SHORT + short(results, present) + "\n\n"
+    for setting in present:
         here, target = [r for r in results if r["setting"] == setting], known[setting].target
         arms = [name for name in COMPARED if any(r["arm"] == name for r in here)]
         others = sorted({r["arm"] for r in here} - set(COMPARED))
@@ -88,6 +98,39 @@ def write(results: Sequence[Result], docs: Path) -> None:
             text += f"### {setting}: the rest of the family\n\n{family(here, others)}\n\n"
             text += f"![Where every recipe ends, beside GRPO](images/{picture})\n\n"
     (docs / "study.md").write_text(text.rstrip() + "\n")
+
+
+def short(results: Sequence[Result], names: Sequence[str]) -> str:
+    """One column a setting: the arms that differ from GRPO beyond doubt, most first, and those that hold their target."""
+    questions: tuple[tuple[str, Callable[[Sequence[tuple[Result, Result]]], Spread], int], ...] = (
+        ("more pass@1 at the end", lambda pairs: gain(pairs, "pass@1"), 1),
+        ("less pass@1", lambda pairs: gain(pairs, "pass@1"), -1),
+        ("more pass@32 at the end", lambda pairs: gain(pairs, "pass@32"), 1),
+        ("less pass@32", lambda pairs: gain(pairs, "pass@32"), -1),
+        ("more pass@32 at equal pass@1", lambda pairs: gain_at(pairs, "pass@1", "pass@32"), 1),
+        ("less pass@32 at equal pass@1", lambda pairs: gain_at(pairs, "pass@1", "pass@32"), -1),
+        ("more entropy at the end", lambda pairs: gain(pairs, "entropy"), 1),
+    )
+    of = {name: [r for r in results if r["setting"] == name] for name in names}
+    arms = {name: sorted({r["arm"] for r in here} - {"grpo"}) for name, here in of.items()}
+
+    def differing(name: str, ask: Callable, sign: int) -> str:
+        found = {arm: ask(twins(of[name], arm)) for arm in arms[name]}
+        clear = {arm: f.mean for arm, f in found.items() if sign * f.mean > f.margin}
+        order = sorted(clear, key=lambda arm: -sign * clear[arm])
+        return ", ".join(f"{arm} {clear[arm]:+.3f}" for arm in order) or "none"
+
+    def holding(name: str) -> str:
+        return ", ".join(arm for arm in arms[name] if holds_target(0.05)(of[name], arm)[1] == HOLDS) or "none"
+
+    compared = lambda name: sum(len(twins(of[name], arm)) >= 3 for arm in arms[name])
+    rows = [
+        ["beside GRPO", *(f"{name} ({compared(name)} arms)" for name in names)],
+        ["---"] * (len(names) + 1),
+    ]
+    rows += [[what, *(differing(name, ask, sign) for name in names)] for what, ask, sign in questions]
+    rows += [["within 5% of its target, GRPO farther", *map(holding, names)]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def sizes(runs: Sequence[Result]) -> str:

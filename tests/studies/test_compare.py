@@ -105,6 +105,14 @@ def test_the_page_is_written_from_the_json_alone(tmp_path):
     assert sorted(map(json.dumps, again)) == sorted(map(json.dumps, runs))
     page.write(again, tmp_path)
     text = (tmp_path / "study.md").read_text()
+    rows = dict(line.strip("| ").split(" | ") for line in page.short(runs, ["easy"]).splitlines())
+    assert rows["beside GRPO"] == "easy (2 arms)"
+    assert rows["less pass@1"] == "qae -0.090" and rows["more pass@1 at the end"] == "none"
+    assert rows["more entropy at the end"] == "entropy_budget +0.080"
+    assert (
+        rows["less pass@32 at equal pass@1"] == "none"
+    )  # the twin is there between two evaluations, with the same 0.9
+    assert page.short(runs, ["easy"]) in text
     assert "| entropy_budget | 3 | 0.600 ± 0.000 |" in text
     assert "| qae | advantage, clip | 3 | 0.510 ± 0.006 |" in text
     assert "| **-0.090 ± 0.006** | +0.000 ± 0.000 |" in text  # clear, and none
