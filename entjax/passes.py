@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -122,15 +122,19 @@ def needs_scoring(objective: Objective, rollout: Rollout) -> bool:
         return True
 
     def decide(old_logp, rest):
-        state = objective.init()
-        known = rest.replace(old_logp=old_logp)
-        stats = {"entropy": known.entropy, "logp": old_logp, **known.extra}
-        context = Context(known, stats, jnp.zeros((), jnp.int32), jax.random.key(0))
-        signal, first = objective.per_rollout.update(Signal.start(known), state["per_rollout"], context)
-        signal, second = objective.per_step.update(signal, state["per_step"], context.replace(stats={}))
-        return signal, first, second
+        return run_chains(objective, rest.replace(old_logp=old_logp), {})
 
     return _depends(jax.make_jaxpr(decide)(rollout.old_logp, rollout.replace(old_logp=None)).jaxpr)
+
+
+def run_chains(objective: Objective, rollout: Rollout, read: Mapping[str, Array]) -> tuple[Signal, Any, Any]:
+    """(Signal, states) behind both chains in their first step, to be traced; `read`: what the per-step chain reads."""
+    state = objective.init()
+    stats = {"entropy": rollout.entropy, "logp": rollout.old_logp, **rollout.extra}
+    context = Context(rollout, stats, jnp.zeros((), jnp.int32), jax.random.key(0))
+    signal, first = objective.per_rollout.update(Signal.start(rollout), state["per_rollout"], context)
+    signal, second = objective.per_step.update(signal, state["per_step"], context.replace(stats=read))
+    return signal, first, second
 
 
 def _depends(jaxpr: Any) -> bool:

@@ -13,10 +13,11 @@ from jaxtyping import Array
 
 from entjax import vocab
 from entjax.loss import Objective, surrogate_losses, term_losses
+from entjax.passes import run_chains
 from entjax.rollouts.inputs import FROM_SCORING
-from entjax.types import Context, Rollout, Signal
+from entjax.types import Rollout
 
-VOCABULARY = 7
+VOCABULARY = 2**18  # larger than any id that a feature may name; nothing is computed
 PACKAGE = Path(__file__).parent
 
 
@@ -51,12 +52,8 @@ def _decide_and_weigh(objective: Objective, rows: int, tokens: int) -> Array:
     remembered = {name: feature(here) for name, feature in objective.remembers.items()}
     extra = {**dict.fromkeys(objective.needs, floats), **remembered}
     rollout = Rollout(ids, mask, floats, floats, floats, floats[:, 0], ids[:, 0], extra)
-    stats = {"entropy": floats, "logp": floats, **extra}
-    context = Context(rollout, stats, jnp.zeros((), jnp.int32), jax.random.key(0))
-    state = objective.init()
-    signal, _ = objective.per_rollout.update(Signal.start(rollout), state["per_rollout"], context)
     read = {name: feature(here) for name, feature in objective.per_step.reads.items()}
-    signal, _ = objective.per_step.update(signal, state["per_step"], context.replace(stats=read))
+    signal, _, _ = run_chains(objective, rollout, read)
     side = {**side, **extra, "signal": signal, "mask": mask}
     terms = {name: f(here.replace(side=side)) for name, f in objective.terms.items() if name in signal.coef}
     return surrogate_losses(floats, signal, objective.per_token) + term_losses(signal, terms, floats)
