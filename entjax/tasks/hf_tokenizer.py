@@ -26,7 +26,8 @@ def hf_tokenizer(
 
     if not Path(folder).is_dir():
         raise FileNotFoundError(
-            f"{folder} is not a folder with a tokenizer; download the model first, nothing is fetched here."
+            f"There is no folder {folder}, and entjax fetches no model by itself: `hf download ORGANISATION/MODEL --local-dir "
+            f"{folder}` gets one from a hub, and the head of a shipped config names its own."
         )
     inner = load_tokenizer(folder)
     return wrap(inner, system=system, options=options, name=str(folder), ends=end_ids(folder))
