@@ -80,8 +80,8 @@ STALLED = (
 
 TWO_MACHINES = " Seeds 3 and 4 of all arms ran on another kind of processor than seeds 0 to 2, with a warm start 1 trained there."
 ONCE = (
-    " Seed 7 ran on another kind of processor than the others, with a warm start 1 trained there, and is the only one of the rest of"
-    " the family."
+    " Seed 7 ran on another kind of processor than the others, with a warm start 1 trained there, and is the only one of the"
+    " rest of the family."
 )
 
 
