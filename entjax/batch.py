@@ -55,7 +55,10 @@ def lay_out(parts: Parts, harvest: Harvest, temperature: float) -> tuple[Rollout
     """The rows of a batch and the pack that its passes compute. With a pack only the chains look at rows: these may be longer
     than what a model should compute, so that fewer lengths are compiled."""
     longest = int(harvest.completions.length.max())
-    rows = lambda length: to_rollout(harvest, rows=parts.config.rows, length=length, temperature=temperature)
+    most = max(longest, parts.model.config.context)
+    rows = lambda length: to_rollout(
+        harvest, rows=parts.config.rows, length=min(length, most), temperature=temperature
+    )
     given = rows(bucket(longest))
     pack = parts.plan(given)
     return (given, None) if pack is None else (rows(bucket(longest, 2)), pack)

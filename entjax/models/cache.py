@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from entjax.models.config import DecoderConfig, check_length
+from entjax.models.config import DecoderConfig
 
 VALUE_SLOTS = 3  # the axis of the slots in v
 
@@ -44,7 +44,6 @@ def init_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any = None)
     """An empty cache for `batch` rows of at most `slots` tokens, in the compute type by default."""
     if batch < 1 or slots < 1:
         raise ValueError(f"A cache needs at least one row and one slot; got batch {batch} and slots {slots}.")
-    check_length(config, slots)
     dtype = config.dtype if dtype is None else dtype
     zeros = lambda layers, *last: jnp.zeros((layers, batch, config.kv_heads, *last), dtype)
     long, wide = (slots, config.head_dim), (config.head_dim, slots)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from entjax.models import DecoderConfig
+from entjax.models.config import check_length
 from entjax.sampler.host import fetch
 from entjax.sampler.keys import sequence_keys
 from entjax.sampler.sampling import Sampling
@@ -114,6 +115,7 @@ def check_room(config: DecoderConfig, longest: int, how: Sampling) -> None:
             f"A prompt of {longest} tokens and {how.max_new_tokens} new ones exceed the model's context of {config.context}: "
             "lower max_new_tokens or filter the prompts."
         )
+    check_length(config, longest + how.max_new_tokens)
 
 
 def _run(sampler: Sampler, params: Any, state: DecodeState, board: Board, watched: bool) -> DecodeState:

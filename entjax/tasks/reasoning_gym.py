@@ -70,12 +70,11 @@ def verifier(**arguments: Any) -> Callable[[Example, str], float]:
 
 
 def final_answer(text: str) -> str:
-    """Inside the last `<answer>` or `\\boxed{}` where the reply has one, else the whole reply."""
-    for find in (last_tagged, last_boxed):
-        found = find(text)
-        if found is not None:
-            return found
-    return text.strip()
+    """Inside the last `<answer>` or `\\boxed{}` behind the reply's thoughts where there is one, else all of it."""
+    reply = text.rpartition("</think>")[2]
+    tagged = last_tagged(reply)
+    inside = last_boxed(reply if tagged is None else tagged)
+    return next((found for found in (inside, tagged) if found is not None), reply.strip())
 
 
 def canonical(example: Example, text: str) -> str | None:

@@ -7,8 +7,9 @@ import optax
 import pytest
 from flax import nnx
 
-from entjax.models import Decoder, Rope, abstract_params, init_cache, logical_axes, tiny
+from entjax.models import Decoder, Rope, abstract_params, logical_axes, tiny
 from entjax.models.rope import cos_sin, inverse_frequencies, rotate
+from entjax.sampler import Sampling, make_sampler
 
 
 @pytest.mark.parametrize(
@@ -42,10 +43,15 @@ def test_impossible_rope_is_refused(fields, sentence):
 
 def test_rows_beyond_the_context_of_dynamic_rope_are_refused():
     config = tiny(19, context=8, rope=Rope("dynamic", factor=2.0))
+    model = Decoder(config, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="Rows of 9 tokens go beyond the context of 8"):
-        init_cache(config, 1, 9)
+        model(jnp.zeros((1, 9), jnp.int32))
+    sample = lambda length, new: make_sampler(model, eos_ids=[1]).generate(
+        nnx.state(model), [[2] * length], Sampling(max_new_tokens=new), key=jax.random.key(0)
+    )
+    assert sample(5, 3).tokens.shape[0] == 1  # a bucket of 16 slots, but no token behind the context
     with pytest.raises(ValueError, match="Rows of 9 tokens"):
-        Decoder(config, rngs=nnx.Rngs(0))(jnp.zeros((1, 9), jnp.int32))
+        sample(8, 1)
 
 
 def test_default_frequencies_are_the_powers_of_theta():

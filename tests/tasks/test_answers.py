@@ -19,6 +19,7 @@ from entjax.tasks import (
     numbers_equal,
 )
 from entjax.tasks.numbers import last_boxed, last_number, parse_number
+from entjax.tasks.reasoning_gym import final_answer
 from tests.words import IDS, write_words
 
 
@@ -140,6 +141,21 @@ def test_final_answer_is_found(text, answer):
     assert extract_answer(text) == answer
 
 
+@pytest.mark.parametrize(
+    "text,answer",
+    [
+        ("<answer>\\boxed{7}</answer>", "7"),
+        ("<answer> 7 </answer> and 8", "7"),
+        ("<answer>6</answer> no: <answer>7</answer>", "7"),
+        ("<think>maybe <answer>0</answer></think>\\boxed{7}", "7"),
+        ("<think>5</think> x y ", "x y"),
+        (" x y ", "x y"),
+    ],
+)
+def test_the_final_answer_of_a_reply_behind_its_thoughts(text, answer):
+    assert final_answer(text) == answer
+
+
 def test_a_box_with_deep_braces_is_read_to_its_end():
     inner = "{" * 1000 + "1" + "}" * 1000
     assert last_boxed("\\boxed{" + inner + "}") == inner
@@ -162,6 +178,46 @@ def test_a_box_with_deep_braces_is_read_to_its_end():
 def test_answers_are_compared_as_they_are_written(reference, text, reward):
     task = number_words([Example("?", reference)])
     assert task.verify(task.example(0), text) == reward
+
+
+RIGHT = {
+    "10": ["#### Step 1: Add\n6+4=10\nThe answer is 10.", "#### Question 3\nSo it is 10", "#### Step 2: Conclude\n**10**",
+           "#### **10**", "#### 10 apples", "#### The answer is 10.", "#### Answer: 10", "#### $10 per day", "Answer:10",
+           "__10__", "#### 10\nI hope that this helps, 3 of 3", "\\boxed{10 \\text{ cm}^2}"],
+    "18": ["\\boxed{18\\text{ dollars}}", "\\boxed{18 dollars}", "\\boxed{\\$18 \\text{ per day}}", "\\boxed{{18}}",
+           "\\boxed{\\text{18}}", "<answer>18 dollars</answer>", "\\boxed{18\\,}", "\\boxed{18}\\boxed{}",
+           "\\boxed{18^\\circ}", "\\boxed{18\\ \\text{km/h}}", "\\boxed{\\mathbf{18}}"],
+    "18000": ["\\boxed{18\\,000}", "It is 18\\,000.", "\\boxed{18,\\!000}"],
+    "-3": ["\\boxed{(-3)}", "\\boxed{- 3}", "The change is -$3.", "-\\$3", "\N{NON-BREAKING HYPHEN}3",
+           "\N{FULLWIDTH HYPHEN-MINUS}3"],
+    "0.5": ["\\boxed{\\frac12}", "\\boxed{\\cfrac{1}{2}}", "x=\\frac12", "x-\\frac{1}{2}"],
+    "2.5": ["It takes 2 1/2 hours.", "\\boxed{2\\frac{1}{2}}", "2\\frac12 hours"],
+    "12": ["The area is 12 m^2.", "12 cm^{3}"],
+}  # fmt: skip
+WRONG = {
+    "2": ["The area is 12 m^2.", "\\sqrt{2}", "\\boxed{2 million}", "\\boxed{2 \\pi}", "\\boxed{2 pi}", "\\boxed{2x}",
+          "\\boxed{2 or 3}", "\\boxed{\\sqrt{2}}"],
+    "3": ["The change is -$3.", "x_3", "\\boxed{3 quarters}", "\\boxed{negative 3}", "\\boxed{3 or more}", "10^3"],
+    "10": ["It is 10^6."],
+    "0.5": ["It takes 2 1/2 hours."],
+    "-0.5": ["x-\\frac{1}{2}"],
+    "12": ["x=\\frac12"],
+    "30": ["12:30"],
+    "0": ["It is 18\\,000."],
+    "1200": ["\\boxed{(1,200)}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reference,text", [(r, text) for r, texts in RIGHT.items() for text in texts])
+def test_a_right_answer_counts_however_it_is_dressed(reference, text):
+    task = number_words([Example("?", reference)])
+    assert task.verify(task.example(0), text) == 1.0
+
+
+@pytest.mark.parametrize("reference,text", [(r, text) for r, texts in WRONG.items() for text in texts])
+def test_a_number_cut_out_of_something_else_does_not_count(reference, text):
+    task = number_words([Example("?", reference)])
+    assert task.verify(task.example(0), text) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -240,7 +296,7 @@ def test_hf_tokenizer_folder(tmp_path):
     assert tokenizer.decode([4, 5, 6, 1, 0, 99]) == "what is one"
     assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.vocab_size, tokenizer.stop_ids) == (1, 0, 7, (1,))
     assert tokenizer.chat("what is one") == "[ what is one ]"
-    with pytest.raises(FileNotFoundError, match="download the model first"):
+    with pytest.raises(FileNotFoundError, match="fetches no model by itself"):
         hf_tokenizer(tmp_path / "absent")
 
 
