@@ -204,6 +204,8 @@ def family(runs: Sequence[Result], arms: Sequence[str]) -> str:
         "in the picture). Sorted by pass@32 minus GRPO's. Bold: the confidence interval leaves out 0, which chance alone brings "
         "about in one of twenty numbers. Evaluations count prompts, so three differences can agree by chance (± 0.000)."
     )
+    if max(len(pairs) for _, pairs in counted) < 3:
+        intro += " **Too few runs to tell these apart**: with one run each, all rows share what is particular to one run of GRPO."
     head = ["", "intervenes at", "runs", "pass@1", "pass@32", "entropy", "pass@1, minus GRPO", "pass@32, minus GRPO",
             "entropy, minus GRPO", "pass@32, equal pass@1"]  # fmt: skip
     rows = []

@@ -116,5 +116,6 @@ def test_the_page_is_written_from_the_json_alone(tmp_path):
     assert "| entropy_budget | 3 | 0.600 ± 0.000 |" in text
     assert "| qae | advantage, clip | 3 | 0.510 ± 0.006 |" in text
     assert "| **-0.090 ± 0.006** | +0.000 ± 0.000 |" in text  # clear, and none
+    assert "Too few runs" in page.family(runs[:-2], ["qae"]) and "Too few runs" not in text
     assert (tmp_path / "images" / "study-easy-entropy.png").stat().st_size > 10_000
     assert (tmp_path / "images" / "study-easy-family.png").stat().st_size > 10_000
