@@ -41,13 +41,15 @@ _MINUS = re.compile("\N{MINUS SIGN}|[\N{EN DASH}\N{HYPHEN}\N{NON-BREAKING HYPHEN
 _LEAD = re.compile(
     r"(?:[A-Za-z][A-Za-z0-9_]{0,19} ?=|[A-Za-z][A-Za-z', ]{0,60}?(?: is| are|:)) ?(?=[^=:])", re.ASCII
 )
+# what dresses a number: \text{18}, 18\,000, m^2, 90^\circ
 _MARKUP = re.compile(
     r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|underline)\{([^{}]{0,60})\}", re.ASCII
 )
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|\\,|,\\!|\\!,)(?=[0-9]{3}(?![0-9]))", re.ASCII)
 _SPACE = re.compile(r"(?:\\[,!;: ]|~|[ \t\n])+", re.ASCII)
-_UNIT_POWER = re.compile(r"([A-Za-z])\^(?:\{[0-9]\}|[0-9])(?![0-9])", re.ASCII)  # m^2
+_UNIT_POWER = re.compile(r"([A-Za-z])\^(?:\{[0-9]\}|[0-9])(?![0-9])", re.ASCII)
 _DEGREES = re.compile(r"\^\{?\\circ\}?|\N{DEGREE SIGN}")
+# words behind a number: a unit (" dollars", " km/h per day"), unless one of them makes another number of it
 _UNIT = re.compile(r"(?<=[0-9}]) (?:[A-Za-z][A-Za-z/'.-]{1,19}[ ,]?){1,6}", re.ASCII)
 _NO_UNIT = re.compile(
     r"\b(?:pi|sqrt|log|ln|sin|cos|tan|exp|mod|and|or|to|by|times|plus|minus|over|divided|more|less|than|least|most|not"
