@@ -16,15 +16,20 @@ BEGIN, END = "<!-- written by python -m benchmarks.table -->\n", "<!-- end -->"
 
 
 def text() -> str:
-    """Every kept result as a Markdown table: one line a program, seconds and processor seconds."""
+    """Every kept result, a Markdown table a machine: one line a program, seconds and processor seconds."""
     ratios = ("times the base", "times the floor")
     heads = ("row", "program", "seconds (quartiles)", *ratios, "processor seconds", *ratios)
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for path in sorted(RESULTS.glob("*/*.json")):
-        kept = json.loads(path.read_text())
-        if isinstance(kept, list) and path.stem != "sweep":  # a sweep has its pictures
-            lines += [line for result in kept for line in _lines(result)]
-    return "\n".join(lines) + "\n"
+    tables = []
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        kept = [
+            json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.stem != "sweep"
+        ]
+        results = [result for one in kept for result in one]  # a sweep has its pictures
+        machine = results[0]["hardware"]
+        lines = [f"{machine['cpu']}, {machine['cores']} cores, {machine['device']}:", ""]
+        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        tables.append("\n".join([*lines, *(line for result in results for line in _lines(result))]) + "\n")
+    return "\n".join(tables)
 
 
 def page() -> str:
