@@ -21,9 +21,8 @@ def text() -> str:
     heads = ("row", "program", "seconds (quartiles)", *ratios, "processor seconds", *ratios)
     tables = []
     for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
-        files = (
-            path for path in sorted(folder.glob("*.json")) if path.stem != "sweep"
-        )  # it has its pictures
+        # A sweep has its pictures.
+        files = [path for path in sorted(folder.glob("*.json")) if path.stem != "sweep"]
         results = [result for path in files for result in json.loads(path.read_text())]
         machine = results[0]["hardware"]
         lines = [f"{machine['cpu']}, {machine['cores']} cores, {machine['device']}:", ""]

@@ -55,10 +55,7 @@ def lay_out(parts: Parts, harvest: Harvest, temperature: float) -> tuple[Rollout
     """The rows of a batch and the pack that its passes compute. With a pack only the chains look at rows: these may be longer
     than what a model should compute, so that fewer lengths are compiled."""
     longest = int(harvest.completions.length.max())
-    most = max(longest, parts.model.config.context)  # no padding where no token could be
-    rows = lambda length: to_rollout(
-        harvest, rows=parts.config.rows, length=min(length, most), temperature=temperature
-    )
+    rows = lambda length: to_rollout(harvest, rows=parts.config.rows, length=length, temperature=temperature)
     given = rows(bucket(longest))
     pack = parts.plan(given)
     return (given, None) if pack is None else (rows(bucket(longest, 2)), pack)

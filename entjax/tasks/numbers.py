@@ -172,16 +172,11 @@ def last_number(text: str) -> str | None:
     """
     text = _MARKUP.sub(r"\1", text[-TAIL:])
     text = _UNIT_POWER.sub(r"\1", _THOUSANDS.sub(",", _DEGREES.sub("", text)))
-    found = None
-    for found in _IN_TEXT.finditer(text):  # noqa: B007
-        pass
-    if (
-        found is None
-        or _PART_OF.search(text, max(0, found.start() - 8), found.start())
-        or text[found.end() :].startswith("^")
-    ):
+    found = [None, *_IN_TEXT.finditer(text)][-1]
+    if found is None or text.startswith("^", found.end()):
         return None
-    return found[0].rstrip(".")
+    part = _PART_OF.search(text, max(0, found.start() - 8), found.start())
+    return None if part else found[0].rstrip(".")
 
 
 def _plain(text: str) -> str:
