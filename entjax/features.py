@@ -16,8 +16,7 @@ from jaxtyping import Array, Bool, Float
 from entjax import vocab
 from entjax.vocab import Feature, Row, needs_reference_logits
 
-ROW = 2**14  # tokens of a vocabulary whose rows a CPU searches a few at a time
-TOGETHER = 4  # of them
+ROW = 2**14  # tokens of a vocabulary whose rows a CPU searches one at a time
 FILTERED = -1e4  # the log-prob of a token that a filter removed (Lp-Reg's released code)
 
 
@@ -29,30 +28,31 @@ def named(what: str, *parameters) -> str:
 def nucleus(log_probs: Float[Array, "... V"], p: float, include_crossing: bool) -> Bool[Array, "... V"]:
     """The most likely tokens whose mass stays below p; with `include_crossing` also the one that reaches it.
 
-    Found without a sort, by sums over V (see `_cut`). Equally likely tokens stand or fall together.
+    Found without a sort, by sums over V (see `_least`). Equally likely tokens stand or fall together.
     """
-    mass = jnp.exp(jax.lax.stop_gradient(log_probs))
-    cut = functools.partial(_cut, p=p)
+    log_probs = jax.lax.stop_gradient(log_probs)
+    least = functools.partial(_least, p=p, include_crossing=include_crossing)
 
-    def by_rows(mass):
-        rows = jax.lax.map(cut, mass.reshape(-1, mass.shape[-1]), batch_size=TOGETHER)
-        return jax.tree.map(lambda x: x.reshape(*mass.shape[:-1], 1), rows)
+    def by_rows(log_probs):
+        found = jax.lax.map(least, log_probs.reshape(-1, log_probs.shape[-1]))
+        return found.reshape(*log_probs.shape[:-1], 1)
 
-    if mass.shape[-1] < ROW:
-        least, crossing = cut(mass)
-    else:  # a CPU goes over a few rows again and again in its cache, over all of them in its memory
-        least, crossing = jax.lax.platform_dependent(mass, cpu=by_rows, default=cut)
-    return mass >= (crossing if include_crossing else least)
+    if log_probs.shape[-1] < ROW:
+        return log_probs >= least(log_probs)
+    # a CPU goes over one row again and again in its cache, over all of them in its memory
+    return log_probs >= jax.lax.platform_dependent(log_probs, cpu=by_rows, default=least)
 
 
-def _cut(mass: Float[Array, "... V"], p: float) -> tuple[Float[Array, "... 1"], Float[Array, "... 1"]]:
-    """(least, crossing): tokens of mass >= least hold less than p together; with those of the next lower mass, p or more.
+def _least(log_probs: Float[Array, "... V"], p: float, include_crossing: bool) -> Float[Array, "... 1"]:
+    """The log-prob of the nucleus' least likely token; inf for an empty one.
 
+    Tokens of mass >= high hold less than p together; with those of the next lower mass, p or more.
     A bracket low <= crossing < high closes in on a log scale: by interpolation of the mass under it, whose error is halved at
     an end that stays (the Illinois rule), every fourth time by halving. No token has a mass between `below` and `high`, so that
     the search ends as soon as low reaches it, after about ten passes instead of one for each bit. Tokens of mass (1 - p) / V or
     less hold at most 1 - p together: the search starts above them.
     """
+    mass = jnp.exp(log_probs)
     rest = max(1.0 - p, 1e-7)  # what may be left out
     full = lambda x: jnp.full((*mass.shape[:-1], 1), x, mass.dtype)
 
@@ -80,7 +80,8 @@ def _cut(mass: Float[Array, "... V"], p: float) -> tuple[Float[Array, "... 1"], 
     low = full(rest / mass.shape[-1] / math.e)
     start = (0, low, full(2.0), under(2.0)[1], full(p), full(rest), full(p), full(0.0) > 0)
     _, _, high, below, *_ = jax.lax.while_loop(open_, closer, start)
-    return high, below
+    smallest = below if include_crossing else high
+    return jnp.min(jnp.where(mass >= smallest, log_probs, jnp.inf), axis=-1, keepdims=True)
 
 
 @functools.cache

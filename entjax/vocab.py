@@ -72,27 +72,35 @@ def finite_logits(logits: Array, temperature: Array | float = 1.0) -> Float[Arra
 # Features ----------------------------------------------------------------------------------------------------------------
 
 
-def with_slope(statistic: Callable[[Array], tuple[Array, Array]]) -> Callable[[Array], Array]:
-    """The function of logits [..., V] behind `statistic(log_probs) -> (value [...], d value / d logits [..., V])`.
+def with_slope(statistic: Callable[..., tuple[Array, Array]]) -> Callable[..., Array]:
+    """The function of logits [..., V] behind `statistic(log_probs, *others) -> (value [...], d value / d logits [..., V])`;
+    `others` [..., n] have no gradient.
 
     Automatic differentiation goes over the vocabulary once for every softmax and sum inside a statistic; its slope is one
-    formula. Second derivatives and forward mode work as ever.
+    formula, and all of a row's statistics share one softmax. Second derivatives and forward mode work as ever.
     """
 
-    def of_rows(logits):
-        result, slope = statistic(jax.nn.log_softmax(logits, axis=-1))
+    def of_rows(logits, *others):
+        result, slope = statistic(jax.nn.log_softmax(logits, axis=-1), *others)
         return result[..., None], slope
 
     @jax.custom_jvp
-    def value(logits):
-        return without_unit_axes(of_rows, logits)[0][..., 0]
+    def value(logits, *others):
+        return without_unit_axes(of_rows, logits, *others)[0][..., 0]
 
     @value.defjvp
     def _(primals, tangents):
-        result, slope = without_unit_axes(of_rows, primals[0])
+        result, slope = without_unit_axes(of_rows, *primals)
         return result[..., 0], jnp.sum(slope * tangents[0], axis=-1)
 
     return value
+
+
+@with_slope
+def _logp(log_probs, token):
+    here = jax.lax.broadcasted_iota(token.dtype, log_probs.shape, log_probs.ndim - 1) == token
+    p = jnp.exp(log_probs)
+    return jnp.sum(jnp.where(here, log_probs, 0), axis=-1), jnp.where(here, 1 - p, -p)
 
 
 @with_slope
@@ -111,7 +119,7 @@ def _prob_sq(log_probs):
 
 def logp(row: Row) -> Array:
     """log p(token)."""
-    return row.pick(row.log_probs)
+    return _logp(row.logits, row.token[..., None])
 
 
 def entropy(row: Row) -> Array:
