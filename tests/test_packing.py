@@ -9,7 +9,7 @@ from flax import nnx
 
 import entjax as ej
 from entjax import features, packing, passes
-from entjax.models import Decoder, DecoderConfig
+from entjax.models import Decoder, DecoderConfig, Rope, Sliding
 
 CONFIG = DecoderConfig(
     vocab=17, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, mlp=32, qk_norm=True, qkv_bias=True
@@ -92,12 +92,15 @@ def assert_same(one, other, atol=1e-5):
 
 
 SCANNED, TIED = {"scan_layers": True, "remat": "full"}, {"remat": "dots", "tied": True}
+# Shorter than a prompt and than a completion, in the second of two layers.
+WINDOWED = {"sliding": Sliding(4, (False, True), Rope(theta=20.0)), "gemma": True, "remat": "full"}
 
 
 @pytest.mark.parametrize(
     "decoder, minibatches, microbatches",
     [
         (SCANNED, 2, 2),
+        (WINDOWED, 2, 2),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (({}, 1, 1), ({}, 2, 2), (SCANNED, 1, 1), (TIED, 1, 1), (TIED, 2, 2))

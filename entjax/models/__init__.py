@@ -1,7 +1,7 @@
-"""Decoders of the Llama family in Flax NNX, and their Hugging Face checkpoints."""
+"""Decoders (Llama, Mistral, Qwen, Gemma 3) in Flax NNX, and their Hugging Face checkpoints."""
 
 from entjax.models.cache import Cache, init_cache, take_rows
-from entjax.models.config import DecoderConfig, Rope
+from entjax.models.config import DecoderConfig, Rope, Sliding
 from entjax.models.decoder import Decoder
 from entjax.models.files import CheckpointError
 from entjax.models.hf import abstract_params, load_config, load_hf, save_hf
@@ -15,6 +15,7 @@ __all__ = [
     "Decoder",
     "DecoderConfig",
     "Rope",
+    "Sliding",
     "abstract_params",
     "has_tokenizer",
     "init_cache",

@@ -18,12 +18,13 @@ from entjax.unit_axes import without_unit_axes
 
 
 class Place(NamedTuple):
-    """Where the tokens of a call stand and what they may look at; the same for all layers."""
+    """Where the tokens of a call stand and what they may look at; the same for all layers of a kind."""
 
     slots: jax.Array  # [B, T] of the cache
     cos: jax.Array  # [B, 1, T, h / 2]
     sin: jax.Array
     mask: jax.Array  # [B or 1, T, S] bool, True where query t may look at key s
+    prompt: jax.Array | None  # [B, T or 1, W] bool, the same for the keys of a shared prompt
 
 
 class Memory(NamedTuple):
@@ -39,12 +40,14 @@ def along_last(vector: jax.Array, x: jax.Array) -> jax.Array:
     return vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis."""
+def rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis; Gemma multiplies by 1 + scale, before it rounds."""
 
     def norm(x):
         y = x.astype(wide(x.dtype))
-        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + config.norm_eps)
+        if config.gemma:
+            return (y * (1 + along_last(scale, y))).astype(x.dtype)
         return y.astype(x.dtype) * along_last(scale, x)
 
     return without_unit_axes(norm, x)
@@ -79,8 +82,8 @@ def attention(
     k = heads_of(x, weights["key"], weights.get("key_bias"))
     v = heads_of(x, weights["value"], weights.get("value_bias"))
     if config.qk_norm:
-        q = rms_norm(q, weights["query_norm"], config.norm_eps)
-        k = rms_norm(k, weights["key_norm"], config.norm_eps)
+        q = rms_norm(q, weights["query_norm"], config)
+        k = rms_norm(k, weights["key_norm"], config)
     q, k = rotate(q, place.cos, place.sin), rotate(k, place.cos, place.sin)
     cache = memory.cache
     if cache is not None:
@@ -90,7 +93,7 @@ def attention(
         p, mixed = None, mix(q, k, v, place)
     elif cache is not None and cache.prompts is not None:
         first = (y.astype(x.dtype) for y in caches.read(cache.prompts, memory.layer, None))
-        p, mixed = mix_behind(q, (k, v), place.mask, tuple(first), cache.known[0])
+        p, mixed = mix_behind(q, (k, v), place.mask, tuple(first), place.prompt)
     else:
         p = probabilities(q, k, place.mask)
         mixed = jnp.einsum("bkgts,bksh->bkgth", p.astype(x.dtype), v).reshape(q.shape)

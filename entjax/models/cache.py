@@ -93,7 +93,12 @@ def slots_of(cache: Cache, positions: jax.Array) -> jax.Array:
     """Where tokens at these positions [B, T] belong."""
     if cache.prompts is None:
         return positions
-    return positions - jnp.repeat(cache.known[0], _rows_a_prompt(cache))[:, None]
+    return positions - known_of(cache)[:, None]
+
+
+def known_of(cache: Cache) -> jax.Array:
+    """[B]: how many slots of its shared prompt each row goes on behind."""
+    return jnp.repeat(cache.known[0], _rows_a_prompt(cache))
 
 
 def _rows_a_prompt(cache: Cache) -> int:

@@ -60,8 +60,21 @@ class Rope:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sliding:
+    """Layers that look back at no more than `window` tokens, the token itself among them; with a rope of their own, if any."""
+
+    window: int
+    layers: tuple[bool, ...]
+    rope: Rope | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """A decoder of the Llama family; it computes in `dtype` and keeps its weights in `param_dtype`."""
+    """A decoder as Llama, Mistral, Qwen and Gemma have it; it computes in `dtype` and keeps its weights in `param_dtype`.
+
+    `gemma` is what Gemma does otherwise: it also norms what attention and MLP write, its norms multiply by 1 + scale, its
+    gates are gelu, and its embeddings are multiplied by sqrt(width).
+    """
 
     vocab: int
     width: int
@@ -75,6 +88,8 @@ class DecoderConfig:
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
+    gemma: bool = False
+    sliding: Sliding | None = None
     tied: bool = False
     norm_eps: float = 1e-6
     context: int = 2048
@@ -96,6 +111,8 @@ class DecoderConfig:
             raise ValueError(
                 f"head_dim must be even, because rotary positions turn pairs; got {self.head_dim}."
             )
+        if self.sliding is not None:
+            _check_sliding(self.sliding, self.layers)
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"remat must be one of {', '.join(REMAT_POLICIES)}; got {self.remat!r}.")
         for name in ("dtype", "param_dtype"):
@@ -107,6 +124,17 @@ class DecoderConfig:
     def replace(self, **changes: Any) -> DecoderConfig:
         """The same decoder with some numbers changed, checked again."""
         return dataclasses.replace(self, **changes)
+
+
+def _check_sliding(sliding: Sliding, layers: int) -> None:
+    if sliding.window < 1:
+        raise ValueError(f"A sliding window holds at least one token; got {sliding.window}.")
+    if len(sliding.layers) != layers:
+        raise ValueError(
+            f"sliding.layers tells for each of the {layers} layers; got {len(sliding.layers)} entries."
+        )
+    if sliding.rope is not None and sliding.rope.kind == "dynamic":
+        raise ValueError("Layers with a sliding window cannot have rope scaling 'dynamic'.")
 
 
 def check_length(config: DecoderConfig, length: int) -> None:

@@ -1,7 +1,7 @@
 """The decoder: tokens in, hidden states out; functions over the weights of a layer, held by one module.
 
 h_0 = E[tokens];  h' = h + O attention(norm(h));  h = h' + down(silu(gate(norm(h'))) * up(norm(h')));
-out = norm(h_L).
+out = norm(h_L).    Gemma: h_0 = sqrt(D) E[tokens], gelu, and norm(O attention(...)), norm(down(...)).
 Logits are made elsewhere, chunk by chunk, as `hidden @ model.head()`.
 """
 
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from entjax.models.attention import Memory, Place, along_last, attention, entropy_of_attention, rms_norm
-from entjax.models.cache import Cache, slots_of
-from entjax.models.config import DecoderConfig, check_length, wide
+from entjax.models.cache import Cache, known_of, slots_of
+from entjax.models.config import DecoderConfig, Rope, check_length, wide
 from entjax.models.contract import contract
 from entjax.models.rope import cos_sin
-from entjax.models.shared import SharedPlace, shared_place
+from entjax.models.shared import SharedPlace, causal, shared_place
 from entjax.models.weights import initial_weights, unstack
 
 Constrain = Callable[[jax.Array, tuple[str, ...]], jax.Array]
@@ -80,14 +80,17 @@ class Decoder(nnx.Module):
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
         slots = positions if cache is None else slots_of(cache, positions)
-        mask = _causal(tokens.shape[1], segments) if cache is None else _filled(slots, cache, window)
-        cos, sin = cos_sin(config.rope, config.head_dim, positions)
+        places = tuple(
+            Place(slots, *cos_sin(rope, config.head_dim, positions), _mask(slots, segments, cache, window, back),
+                  _of_prompt(positions, cache, back))
+            for rope, back in _kinds(config)
+        )  # fmt: skip
         x = look_up(self.embedding[...], tokens, config, trained=cache is None)
         run = _scanned if config.scan_layers else _unrolled
         weights = nnx.to_pure_dict(nnx.state(self.layers))
-        body = _layer(config, Place(slots, cos, sin, mask), window, self.constrain)
+        body = _layer(config, places, window, self.constrain)
         x, cache, entropy = run(body, weights, x, cache, attention_layer)
-        out = (rms_norm(x, self.norm[...], config.norm_eps),)
+        out = (rms_norm(x, self.norm[...], config),)
         out += () if cache is None else (cache,)
         out += () if attention_layer is None else (entropy,)
         return out[0] if len(out) == 1 else out
@@ -109,14 +112,18 @@ class Decoder(nnx.Module):
         count, width = prompts.shape
         first = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None], prompts.shape)
         where = jnp.concatenate([first, positions.reshape(count, -1)], axis=1)
-        cos, sin = cos_sin(self.config.rope, self.config.head_dim, where)
-        place = shared_place(where, cos, sin, prompt_length, width, segments)
+        places = tuple(
+            shared_place(
+                where, cos_sin(rope, self.config.head_dim, where), prompt_length, width, segments, back
+            )
+            for rope, back in _kinds(self.config)
+        )
         together = jnp.concatenate([prompts, tokens.reshape(count, -1)], axis=1)
         x = look_up(self.embedding[...], together, self.config)
         run = _scanned if self.config.scan_layers else _unrolled
         weights = nnx.to_pure_dict(nnx.state(self.layers))
-        x, _, _ = run(_layer(self.config, place, None, self.constrain), weights, x, None, None)
-        return rms_norm(x[:, width:], self.norm[...], self.config.norm_eps).reshape(*tokens.shape, -1)
+        x, _, _ = run(_layer(self.config, places, None, self.constrain), weights, x, None, None)
+        return rms_norm(x[:, width:], self.norm[...], self.config).reshape(*tokens.shape, -1)
 
 
 def look_up(
@@ -124,24 +131,30 @@ def look_up(
 ) -> jax.Array:
     """The rows [B, T, D] of the embedding [V, D], in the compute type."""
     if config.vocab > SMALL_VOCAB or not trained:
-        return jnp.take(embedding, tokens, axis=0).astype(config.dtype)
-    hot = jax.nn.one_hot(tokens, config.vocab, dtype=config.dtype)
-    # Full precision, or an accelerator would round the embedding on its way through the matmul.
-    return jnp.matmul(hot, embedding.astype(config.dtype), precision=jax.lax.Precision.HIGHEST)
+        x = jnp.take(embedding, tokens, axis=0).astype(config.dtype)
+    else:
+        hot = jax.nn.one_hot(tokens, config.vocab, dtype=config.dtype)
+        # Full precision, or an accelerator would round the embedding on its way through the matmul.
+        x = jnp.matmul(hot, embedding.astype(config.dtype), precision=jax.lax.Precision.HIGHEST)
+    return x * jnp.asarray(config.width**0.5, x.dtype) if config.gemma else x
 
 
 def gated_mlp(weights: dict[str, jax.Array], x: jax.Array, config: DecoderConfig) -> jax.Array:
-    """down(silu(gate(x)) * up(x)) for x [B, T, D]."""
+    """down(silu(gate(x)) * up(x)) for x [B, T, D]; Gemma has gelu in the place of silu."""
+    active = jax.nn.gelu if config.gemma else jax.nn.silu  # gelu by its tanh formula
 
     def apply(name: str, y: jax.Array) -> jax.Array:
         z = contract("bti,io->bto", y, weights[name].astype(y.dtype))
         return z + along_last(weights[name + "_bias"], z) if config.mlp_bias else z
 
-    return apply("down", jax.nn.silu(apply("gate", x)) * apply("up", x))
+    return apply("down", active(apply("gate", x)) * apply("up", x))
 
 
 def _layer(
-    config: DecoderConfig, place: Place | SharedPlace, window: int | None, constrain: Constrain | None
+    config: DecoderConfig,
+    places: tuple[Place | SharedPlace, ...],
+    window: int | None,
+    constrain: Constrain | None,
 ) -> Callable:
     """One layer as (weights, x, cache, index, entropy wanted) -> (x, cache, entropy of attention or None)."""
 
@@ -149,17 +162,20 @@ def _layer(
         return x if constrain is None else constrain(x, HIDDEN_AXES)
 
     def body(weights: dict, x: jax.Array, cache: Cache | None, layer: Any, entropy: bool) -> tuple:
-        y = rms_norm(x, weights["attention_norm"], config.norm_eps)
+        norm = lambda name, x: rms_norm(x, weights[name], config) if name in weights else x
+        place = _place(places, config, layer)
+        y = norm("attention_norm", x)
         y, cache, p = attention(weights, y, place, config, Memory(cache, layer, window))
-        x = pin(x + y)
-        y = gated_mlp(weights, rms_norm(x, weights["mlp_norm"], config.norm_eps), config)
-        return pin(x + y), cache, entropy_of_attention(p) if entropy else None
+        x = pin(x + norm("attention_post_norm", y))
+        y = gated_mlp(weights, norm("mlp_norm", x), config)
+        return pin(x + norm("mlp_post_norm", y)), cache, entropy_of_attention(p) if entropy else None
 
     if config.remat == "none":
         return body
     policy = None if config.remat == "full" else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     # A scan keeps forward and backward apart by itself; the guard against merging them would only cost.
-    return jax.checkpoint(body, policy=policy, prevent_cse=not config.scan_layers, static_argnums=(4,))
+    static = (4,) if config.scan_layers else (3, 4)
+    return jax.checkpoint(body, policy=policy, prevent_cse=not config.scan_layers, static_argnums=static)
 
 
 def _unrolled(body: Callable, weights: dict, x: jax.Array, cache: Cache | None, wanted: int | None) -> tuple:
@@ -191,16 +207,42 @@ def _scanned(body: Callable, weights: dict, x: jax.Array, cache: Cache | None, w
     return x, cache, entropy
 
 
-def _causal(length: int, segments: jax.Array | None) -> jax.Array:
-    """[1 or B, T, T]: key s <= query t, and in the same segment."""
-    mask = jnp.tril(jnp.ones((1, length, length), bool))
-    return mask if segments is None else mask & (segments[:, :, None] == segments[:, None, :])
+def _kinds(config: DecoderConfig) -> list[tuple[Rope, int | None]]:
+    """(rope, how far back they look) of the layers that look at everything, then of those with a sliding window, if any."""
+    sliding = config.sliding
+    return [(config.rope, None)] + (
+        [] if sliding is None else [(sliding.rope or config.rope, sliding.window)]
+    )
 
 
-def _filled(slots: jax.Array, cache: Cache, window: int | None) -> jax.Array:
-    """[B, T, window or S]: slot s is at or before the query's own."""
-    every = jnp.arange(window or cache.slots, dtype=slots.dtype)
-    return every[None, None, :] <= slots[:, :, None]
+def _place(places: tuple, config: DecoderConfig, layer: Any) -> Any:
+    """The place of a layer's kind; the number of a scanned one is traced."""
+    if config.sliding is None:
+        return places[0]
+    if isinstance(layer, int):
+        return places[config.sliding.layers[layer]]
+    slides = jnp.asarray(config.sliding.layers)[layer]
+    return jax.tree.map(lambda whole, near: jnp.where(slides, near, whole), *places)
+
+
+def _mask(
+    slots: jax.Array, segments: jax.Array | None, cache: Cache | None, window: int | None, back: int | None
+) -> jax.Array:
+    """[1 or B, T, window or S]: key s is at or before query t and less than `back` before it, and in the same segment."""
+    if cache is None:
+        mask = causal(slots.shape[1], back)[None]
+        return mask if segments is None else mask & (segments[:, :, None] == segments[:, None, :])
+    key, query = jnp.arange(window or cache.slots, dtype=slots.dtype)[None, None, :], slots[:, :, None]
+    return key <= query if back is None else (key <= query) & (query - key < back)
+
+
+def _of_prompt(positions: jax.Array, cache: Cache | None, back: int | None) -> jax.Array | None:
+    """[B, T or 1, W]: the keys of the shared prompt that a query looks at."""
+    if cache is None or cache.prompts is None:
+        return None
+    key = jnp.arange(cache.prompts.slots, dtype=positions.dtype)[None, None, :]
+    there = key < known_of(cache)[:, None, None]
+    return there if back is None else there & (positions[:, :, None] - key < back)
 
 
 def _check_call(

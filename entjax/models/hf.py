@@ -26,7 +26,7 @@ from entjax.models.files import (
 )
 from entjax.models.hf_config import config_from_hf, config_to_hf
 from entjax.models.tokenizer import check_vocabulary, copy_tokenizer, count_tokens
-from entjax.models.weights import LAYER, OUTER, Weight, layer_weights, outer_weights, shape_of, weight_name
+from entjax.models.weights import OUTER, Weight, layer_weights, outer_weights, shape_of, weight_name
 
 SHARD_BYTES = 4 * 2**30
 
@@ -161,9 +161,8 @@ def _sources(path: tuple[Any, ...], config: DecoderConfig) -> tuple[Weight, list
     if name in OUTER:
         return OUTER[name], [OUTER[name].source]
     layers = [entry.key for entry in path if isinstance(entry, DictKey) and isinstance(entry.key, int)]
-    return LAYER[name], [
-        f"model.layers.{layer}.{LAYER[name].source}" for layer in layers or range(config.layers)
-    ]
+    weight = layer_weights(config)[name]
+    return weight, [f"model.layers.{layer}.{weight.source}" for layer in layers or range(config.layers)]
 
 
 def _from_stored(tensor: np.ndarray, weight: Weight, config: DecoderConfig) -> np.ndarray:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from entjax.models.config import ROPE_KINDS, DecoderConfig, Rope
+from entjax.models.config import ROPE_KINDS, DecoderConfig, Rope, Sliding
 from entjax.models.files import CheckpointError
 
 FAMILIES = {
@@ -14,7 +14,10 @@ FAMILIES = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
 }
+GELU = "gelu_pytorch_tanh"
+LAYER_KINDS = ("full_attention", "sliding_attention")
 ROPE_FIELDS = {
     "factor": "factor",
     "original_max_position_embeddings": "original_context",
@@ -42,9 +45,12 @@ ROPE_USES = {
 def config_from_hf(raw: Mapping[str, Any], **changes: Any) -> DecoderConfig:
     """The DecoderConfig of a parsed config.json; `changes` are what no checkpoint knows (dtype, remat, ...)."""
     family = _family(raw)
+    gemma = family == "gemma3_text"
     _check_plain(raw, family)
+    if gemma:
+        _check_gemma(raw)
     width, heads = _whole(raw, "hidden_size"), _whole(raw, "num_attention_heads")
-    attention_bias = bool(raw.get("attention_bias")) and family in ("llama", "qwen3")
+    attention_bias = bool(raw.get("attention_bias")) and family in ("llama", "qwen3", "gemma3_text")
     try:
         fields: dict[str, Any] = {
             "vocab": _whole(raw, "vocab_size"),
@@ -52,17 +58,19 @@ def config_from_hf(raw: Mapping[str, Any], **changes: Any) -> DecoderConfig:
             "layers": _whole(raw, "num_hidden_layers"),
             "heads": heads,
             "kv_heads": raw.get("num_key_value_heads") or heads,
-            "head_dim": raw.get("head_dim") or (128 if family == "qwen3" else width // heads),
+            "head_dim": raw.get("head_dim") or {"qwen3": 128, "gemma3_text": 256}.get(family, width // heads),
             "mlp": _whole(raw, "intermediate_size"),
-            "qk_norm": family == "qwen3",
+            "qk_norm": family == "qwen3" or gemma,
             "qkv_bias": family == "qwen2" or attention_bias,
             "out_bias": attention_bias,
             "mlp_bias": bool(raw.get("mlp_bias")) and family == "llama",
-            "tied": bool(raw.get("tie_word_embeddings", False)),
+            "gemma": gemma,
+            "sliding": _sliding(raw, family),
+            "tied": bool(raw.get("tie_word_embeddings", gemma)),
             "norm_eps": float(raw.get("rms_norm_eps", 1e-6)),
             "context": _whole(raw, "max_position_embeddings"),
         }
-        return DecoderConfig(rope=_rope_from_hf(raw), **(fields | changes))
+        return DecoderConfig(rope=_rope_from_hf(_of_kind(raw, "full_attention")), **(fields | changes))
     except CheckpointError:
         raise
     except (TypeError, ValueError) as error:
@@ -92,22 +100,34 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         "eos_token_id": None,
         "pad_token_id": None,
     } | _rope_to_hf(config.rope)
-    if family in ("llama", "qwen3"):
+    if family in ("llama", "qwen3", "gemma3_text"):
         raw["attention_bias"] = config.qkv_bias
     if family == "llama":
         raw["mlp_bias"] = config.mlp_bias
+        return raw
+    sliding = config.sliding
+    raw["sliding_window"] = sliding and sliding.window
     if family == "mistral":
-        raw["sliding_window"] = None
-    if family in ("qwen2", "qwen3"):
-        raw |= {"use_sliding_window": False, "sliding_window": None, "max_window_layers": config.layers}
+        return raw
+    raw["layer_types"] = [
+        LAYER_KINDS[slides] for slides in (sliding.layers if sliding else (False,) * config.layers)
+    ]
+    if family == "gemma3_text":
+        own = (sliding and sliding.rope) or config.rope
+        raw |= {
+            "hidden_activation": GELU,
+            "query_pre_attn_scalar": config.head_dim,
+            "rope_local_base_freq": own.theta,
+        }
+        raw |= {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+    else:
+        raw |= {"use_sliding_window": sliding is not None, "max_window_layers": config.layers}
     return raw
 
 
 def _family(raw: Mapping[str, Any]) -> str:
     family = raw.get("model_type")
-    known = (
-        f"entjax reads {', '.join(FAMILIES)} decoders (Llama, SmolLM2, Mistral, Qwen2, Qwen2.5, Qwen3 dense)"
-    )
+    known = f"entjax reads {', '.join(FAMILIES)} (Llama, SmolLM2, Mistral, Qwen2, Qwen2.5, Qwen3 dense, Gemma 3 for text)"
     if family not in FAMILIES:
         raise CheckpointError(f"config.json names model_type {family!r}; {known}.")
     named = raw.get("architectures") or [FAMILIES[family]]
@@ -119,10 +139,11 @@ def _family(raw: Mapping[str, Any]) -> str:
 
 
 def _check_plain(raw: Mapping[str, Any], family: str) -> None:
-    """Refuses what would change the numbers: other activations, quantisation, sliding windows."""
-    if raw.get("hidden_act", "silu") != "silu":
+    """Refuses what would change the numbers: other activations, quantisation, heads that are turned in part."""
+    name, known = ("hidden_activation", GELU) if family == "gemma3_text" else ("hidden_act", "silu")
+    if raw.get(name, known) != known:
         raise CheckpointError(
-            f"config.json asks for the activation {raw['hidden_act']!r}; entjax computes silu only."
+            f"config.json asks for the activation {raw[name]!r}; entjax computes {known} in this family."
         )
     if raw.get("quantization_config"):
         raise CheckpointError(
@@ -133,30 +154,69 @@ def _check_plain(raw: Mapping[str, Any], family: str) -> None:
             f"config.json turns only a part of each head, {raw['partial_rotary_factor']} of it "
             "(partial_rotary_factor); entjax turns whole heads."
         )
-    if not _slides(raw, family):
-        return
-    raise CheckpointError(
-        f"config.json asks for a sliding attention window of {raw.get('sliding_window', 4096)} tokens in a "
-        f"context of {raw.get('max_position_embeddings')}, which entjax does not compute. If you never go beyond "
-        "the window, set max_position_embeddings to it in config.json: up to there the two are the same."
+
+
+def _check_gemma(raw: Mapping[str, Any]) -> None:
+    """Refuses what no Gemma 3 for text has and entjax does not compute."""
+    for name in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
+        if raw.get(name):
+            raise CheckpointError(f"config.json sets {name}, which entjax does not compute.")
+    scalar, head_dim = raw.get("query_pre_attn_scalar", 256), raw.get("head_dim") or 256
+    if scalar != head_dim:
+        raise CheckpointError(
+            f"config.json divides the scores by the root of query_pre_attn_scalar={scalar}; entjax divides by that of "
+            f"head_dim={head_dim}."
+        )
+
+
+def _sliding(raw: Mapping[str, Any], family: str) -> Sliding | None:
+    """The layers that look back at no more than a window; None where none does, or the window holds the context."""
+    window = raw.get("sliding_window", 4096)  # transformers' default for all families that have one
+    if family == "llama" or window is None:
+        return None
+    _whole({"sliding_window": window}, "sliding_window")
+    layers = _windowed(raw, family)
+    if family == "gemma3_text":
+        local = _of_kind(raw, "sliding_attention")
+        return Sliding(window, layers, _rope_from_hf(local)) if any(layers) else None
+    return (
+        Sliding(window, layers) if any(layers) and window < _whole(raw, "max_position_embeddings") else None
     )
 
 
-def _slides(raw: Mapping[str, Any], family: str) -> bool:
-    """Whether any layer would really look at less than the context."""
-    if family == "llama":
-        return False
-    window = raw.get("sliding_window", 4096)  # transformers' default for all three families
-    if window is None or window >= _whole(raw, "max_position_embeddings"):
-        return False
+def _windowed(raw: Mapping[str, Any], family: str) -> tuple[bool, ...]:
+    """Which layers have a window: as named in layer_types, or by the older rule of the family."""
+    count, kinds = _whole(raw, "num_hidden_layers"), raw.get("layer_types")
     if family == "mistral":
-        return True
-    kinds = raw.get("layer_types")
-    if kinds:
-        return any(kind != "full_attention" for kind in kinds)
-    return bool(raw.get("use_sliding_window")) and raw.get("max_window_layers", 28) < _whole(
-        raw, "num_hidden_layers"
-    )
+        return (True,) * count
+    if kinds is None and family == "gemma3_text":
+        every = raw.get("sliding_window_pattern") or raw.get("_sliding_window_pattern") or 6
+        return tuple((layer + 1) % every != 0 for layer in range(count))
+    used = family == "gemma3_text" or bool(raw.get("use_sliding_window"))
+    if kinds is None:
+        return tuple(used and layer >= raw.get("max_window_layers", 28) for layer in range(count))
+    if len(kinds) != count or any(kind not in LAYER_KINDS for kind in kinds):
+        raise CheckpointError(
+            f"config.json has layer_types {kinds!r:.80}; entjax reads {' or '.join(LAYER_KINDS)} for each of {count} layers."
+        )
+    if "sliding_attention" in kinds and not used:
+        raise CheckpointError(
+            "config.json names layers with sliding_attention and says use_sliding_window: false; set one of them right."
+        )
+    return tuple(kind == "sliding_attention" for kind in kinds)
+
+
+def _of_kind(raw: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """`raw` with the rope of this kind of layers alone; Gemma 3 has one for each."""
+    if raw.get("model_type") != "gemma3_text":
+        return raw
+    named = raw.get("rope_parameters") or {}
+    if kind in named:
+        return {**raw, "rope_scaling": None, "rope_parameters": named[kind]}
+    if kind == "full_attention":
+        return {**raw, "rope_theta": raw.get("rope_theta") or 1_000_000.0}
+    own = {"rope_theta": raw.get("rope_local_base_freq") or 10_000.0}
+    return {**raw, **own, "rope_scaling": None, "rope_parameters": None}
 
 
 def _rope_from_hf(raw: Mapping[str, Any]) -> Rope:
@@ -199,19 +259,30 @@ def _rope_to_hf(rope: Rope) -> dict[str, Any]:
 
 def _family_of(config: DecoderConfig) -> str:
     """The family whose code computes exactly this decoder."""
-    same_bias = config.qkv_bias == config.out_bias
-    if config.qk_norm and same_bias and not config.mlp_bias:
-        return "qwen3"
-    if not config.qk_norm and config.qkv_bias and not config.out_bias and not config.mlp_bias:
-        return "qwen2"
-    if not config.qk_norm and same_bias and config.width % config.heads == 0:
-        return "llama"
-    if not config.qk_norm and not config.qkv_bias and not config.out_bias and not config.mlp_bias:
-        return "mistral"  # Llama in all but its check that the heads divide the width
+    sliding, same_bias = config.sliding, config.qkv_bias == config.out_bias
+    local = config.rope if sliding is None or sliding.rope is None else sliding.rope
+    if config.gemma:
+        if (
+            config.qk_norm
+            and same_bias
+            and not config.mlp_bias
+            and (sliding is None or local.kind == "default")
+        ):
+            return "gemma3_text"
+    elif local == config.rope:
+        if config.qk_norm and same_bias and not config.mlp_bias:
+            return "qwen3"
+        if not config.qk_norm and config.qkv_bias and not config.out_bias and not config.mlp_bias:
+            return "qwen2"
+        if not config.qk_norm and same_bias and config.width % config.heads == 0 and sliding is None:
+            return "llama"
+        plain = not (config.qk_norm or config.qkv_bias or config.out_bias or config.mlp_bias)
+        if plain and (sliding is None or all(sliding.layers)):
+            return "mistral"  # Llama in all but its check that the heads divide the width
     raise CheckpointError(
         "No Hugging Face family has this combination: "
         f"qk_norm={config.qk_norm}, qkv_bias={config.qkv_bias}, out_bias={config.out_bias}, "
-        f"mlp_bias={config.mlp_bias}, width={config.width}, heads={config.heads}."
+        f"mlp_bias={config.mlp_bias}, width={config.width}, heads={config.heads}, gemma={config.gemma}, sliding={sliding}."
     )
 
 

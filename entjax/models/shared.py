@@ -19,30 +19,41 @@ from entjax.unit_axes import without_unit_axes
 
 
 class SharedPlace(NamedTuple):
-    """Where the tokens [P, width + K * L] of P families stand and what they may look at; the same for all layers."""
+    """Where the tokens [P, width + K * L] of P families stand and what they may look at; the same for all layers of a kind."""
 
     positions: Int[Array, "P S"]
     cos: Array  # [P, 1, S, h / 2]
     sin: Array
-    prompt: Bool[Array, "P W"]  # the places of the prompt that hold a token
-    own: Bool[Array, "P K L L"]  # same segment and not later
+    first: Bool[Array, "W W"]  # what the prompt's places see of it
+    prompt: Bool[Array, "P S W"]  # what the others see of it: places that hold a token; S is 1 or K * L
+    own: Bool[Array, "P K L L"]  # and of their bin: same segment and not later
+
+
+def causal(length: int, back: int | None) -> Bool[Array, "T T"]:
+    """Key s is not later than query t, nor `back` or more before it."""
+    square = jnp.ones((length, length), bool)
+    return jnp.tril(square) if back is None else jnp.tril(square) & jnp.triu(square, 1 - back)
 
 
 def shared_place(
-    positions, cos, sin, prompt_length: Int[Array, " P"], width: int, segments: Int[Array, "P K L"]
-):
-    """The place of families whose prompt has `prompt_length` tokens before the ones that completions begin with."""
-    causal = jnp.tril(jnp.ones((segments.shape[2],) * 2, bool))[None, None]
-    own = causal & (segments[..., :, None] == segments[..., None, :])
-    prompt = jnp.arange(width, dtype=jnp.int32)[None] < prompt_length[:, None]
-    return SharedPlace(positions, cos, sin, prompt, own)
+    positions, turned: tuple[Array, Array], prompt_length: Int[Array, " P"], width: int, segments: Int[Array, "P K L"],
+    back: int | None,
+):  # fmt: skip
+    """The place of families whose prompt has `prompt_length` tokens before the ones that completions begin with; a token looks
+    back at `back` tokens, or at all."""
+    own = causal(segments.shape[2], back)[None, None] & (segments[..., :, None] == segments[..., None, :])
+    slot = jnp.arange(width, dtype=jnp.int32)[None, None]
+    prompt = slot < prompt_length[:, None, None]
+    if back is not None:
+        prompt = prompt & (positions[:, width:, None] - slot < back)
+    return SharedPlace(positions, *turned, causal(width, back), prompt, own)
 
 
 def mix(q: Array, k: Array, v: Array, place: SharedPlace) -> Array:
     """What the places see [P, H, S, h], for q [P, H, S, h] and k, v [P, Hkv, S, h]; G query heads share a key head."""
     families, bins, length, _ = place.own.shape
     heads, head_dim, groups = k.shape[1], q.shape[3], q.shape[1] // k.shape[1]
-    width = place.prompt.shape[1]
+    width = place.first.shape[0]
     grouped = q.reshape(families, heads, groups, -1, head_dim)
     first, rest = grouped[..., :width, :], grouped[..., width:, :]
     binned = (families, heads, bins, length, head_dim)
@@ -53,11 +64,11 @@ def mix(q: Array, k: Array, v: Array, place: SharedPlace) -> Array:
         v[:, :, width:].reshape(binned),
     )
 
-    causal = jnp.tril(jnp.ones((width, width), bool))[None, None, None]
-    seen = without_unit_axes(jax.nn.softmax, _scores("pngth,pnsh->pngts", first, kp, causal))
+    seen = _scores("pngth,pnsh->pngts", first, kp, place.first[None, None, None])
+    seen = without_unit_axes(jax.nn.softmax, seen)
     prompt = jnp.einsum("pngts,pnsh->pngth", seen.astype(q.dtype), vp)
 
-    to_prompt = _scores("pngth,pnsh->pngts", rest, kp, place.prompt[:, None, None, None])
+    to_prompt = _scores("pngth,pnsh->pngts", rest, kp, place.prompt[:, None, None])
     rest = rest.reshape(families, heads, groups, bins, length, head_dim)
     to_own = _scores("pngklh,pnkmh->pngklm", rest, ko, place.own[:, None, None])
     to_prompt = to_prompt.reshape(*to_own.shape[:-1], width)
@@ -74,12 +85,12 @@ def mix(q: Array, k: Array, v: Array, place: SharedPlace) -> Array:
 
 
 def mix_behind(
-    q: Array, own: tuple[Array, Array], mask: Array, prompts: tuple[Array, Array], known: Int[Array, " P"]
+    q: Array, own: tuple[Array, Array], mask: Array, prompts: tuple[Array, Array], seen: Bool[Array, "B T W"]
 ) -> tuple[Array, Array]:
     """(softmax over the slots of prompt and row, what q sees) in a step of decoding.
 
     q is [B, H, T, h]; `own` holds keys and values [B, Hkv, S, h], of which a query sees `mask` [B, T, S]; `prompts` those
-    [P, Hkv, W, h] of P prompts, of which the first `known` are seen. The rows of a prompt stand next to each other; their queries
+    [P, Hkv, W, h] of P prompts, of which it sees `seen`. The rows of a prompt stand next to each other; their queries
     are one product with its keys.
     """
     (k, v), (kp, vp), (rows, _, length, head_dim) = own, prompts, q.shape
@@ -97,8 +108,8 @@ def mix_behind(
         by_prompt = x.reshape(count, heads, of_prompt, queries, -1)
         return by_prompt.swapaxes(1, 2).reshape(*grouped.shape[:4], -1)
 
-    seen = jnp.arange(width, dtype=known.dtype)[None] < known[:, None]
-    to_prompt = apart(_scores("pkmh,pksh->pkms", together(grouped), kp, seen[:, None, None]))
+    to_prompt = apart(_scores("pkmh,pksh->pkms", together(grouped), kp))
+    to_prompt = _only(seen[:, None, None], to_prompt)
     to_own = _scores("bkgth,bksh->bkgts", grouped, k, mask[:, None, None])
     p = without_unit_axes(jax.nn.softmax, jnp.concatenate([to_prompt, to_own], axis=-1))
     first, rest = p[..., :width].astype(q.dtype), p[..., width:].astype(q.dtype)
@@ -106,6 +117,10 @@ def mix_behind(
     return p, (mixed + jnp.einsum("bkgts,bksh->bkgth", rest, v)).reshape(q.shape)
 
 
-def _scores(subscripts: str, q: Array, k: Array, mask: Array) -> Array:
+def _scores(subscripts: str, q: Array, k: Array, mask: Array | None = None) -> Array:
     scores = jnp.einsum(subscripts, q, k, preferred_element_type=wide(q.dtype)) * q.shape[-1] ** -0.5
+    return scores if mask is None else _only(mask, scores)
+
+
+def _only(mask: Array, scores: Array) -> Array:
     return jnp.where(mask, scores, jnp.finfo(scores.dtype).min)

@@ -19,6 +19,8 @@ FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
+# Stands for an image in Gemma 3's tokenizer; its text models have no embedding for it.
+PLACEHOLDERS = frozenset({"<image_soft_token>"})
 
 
 def has_tokenizer(folder: str | Path) -> bool:
@@ -41,7 +43,9 @@ def load_tokenizer(folder: str | Path, vocab: int | None = None) -> Any:
     except Exception as error:  # transformers and tokenizers raise a dozen kinds, bare Exception among them
         raise CheckpointError(f"The tokenizer in {folder} could not be opened: {error}") from error
     if vocab is not None:
-        largest = max(tokenizer.get_vocab().values(), default=-1)
+        largest = max(
+            (i for name, i in tokenizer.get_vocab().items() if name not in PLACEHOLDERS), default=-1
+        )
         check_vocabulary(folder, largest + 1, vocab)
     return tokenizer
 
@@ -68,7 +72,7 @@ def check_vocabulary(folder: Path, tokens: int, vocab: int) -> None:
 
 
 def count_tokens(folder: Path) -> int | None:
-    """One more than the largest id in tokenizer.json, or None where there is no such file."""
+    """One more than the largest id in tokenizer.json, placeholders aside, or None where there is no such file."""
     if not (folder / "tokenizer.json").is_file():
         return None
     found = read_json(folder / "tokenizer.json")
@@ -77,7 +81,11 @@ def count_tokens(folder: Path) -> int | None:
     if not isinstance(vocab, (dict, list)) or not isinstance(added, list):
         raise CheckpointError(f"{folder / 'tokenizer.json'} has no list of tokens; copy it again.")
     ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
-    ids += [token.get("id", -1) if isinstance(token, dict) else None for token in added]
+    ids += [
+        token.get("id", -1) if isinstance(token, dict) else None
+        for token in added
+        if not (isinstance(token, dict) and token.get("content") in PLACEHOLDERS)
+    ]
     if not all(isinstance(i, int) for i in ids):
         raise CheckpointError(f"{folder / 'tokenizer.json'} gives tokens ids that are not whole numbers.")
     return max(ids, default=-1) + 1

@@ -44,7 +44,9 @@ LAYER = {
     "out_bias": Weight(("embed",), 0, "self_attn.o_proj.bias"),
     "query_norm": Weight(("head_dim",), 0, "self_attn.q_norm.weight"),
     "key_norm": Weight(("head_dim",), 0, "self_attn.k_norm.weight"),
+    "attention_post_norm": Weight(("norm",), 0, "post_attention_layernorm.weight"),
     "mlp_norm": Weight(("norm",), 0, "post_attention_layernorm.weight"),
+    "mlp_post_norm": Weight(("norm",), 0, "post_feedforward_layernorm.weight"),
     "gate": Weight(("embed", "mlp"), 1, "mlp.gate_proj.weight"),
     "up": Weight(("embed", "mlp"), 1, "mlp.up_proj.weight"),
     "down": Weight(("mlp", "embed"), 1, "mlp.down_proj.weight"),
@@ -70,7 +72,12 @@ def layer_weights(config: DecoderConfig) -> dict[str, Weight]:
         absent |= {"query_norm", "key_norm"}
     if not config.mlp_bias:
         absent |= {"gate_bias", "up_bias", "down_bias"}
-    return {name: weight for name, weight in LAYER.items() if name not in absent}
+    if not config.gemma:
+        absent |= {"attention_post_norm", "mlp_post_norm"}
+    found = {name: weight for name, weight in LAYER.items() if name not in absent}
+    if config.gemma:  # what the others call post_attention_layernorm stands before the MLP
+        found["mlp_norm"] = found["mlp_norm"]._replace(source="pre_feedforward_layernorm.weight")
+    return found
 
 
 def shape_of(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
@@ -104,10 +111,10 @@ def _drawn(table: dict[str, Weight], config: DecoderConfig, stack: tuple[int, ..
 def _initial(
     name: str, weight: Weight, config: DecoderConfig, stack: tuple[int, ...], key: jax.Array
 ) -> jax.Array:
-    """Norms 1, biases 0, matrices normal with std fan_in^-1/2, by (2L)^-1/2 if they write to the residual."""
+    """Norms times 1, biases 0, matrices normal with std fan_in^-1/2, by (2L)^-1/2 if they write to the residual."""
     shape, dtype = shape_of(weight, config), config.param_dtype
     if name.endswith("norm"):
-        return jnp.ones(stack + shape, dtype)
+        return jnp.full(stack + shape, 0 if config.gemma else 1, dtype)
     if name.endswith("bias"):
         return jnp.zeros(stack + shape, dtype)
     std = EMBEDDING_STD if "vocab" in weight.axes else math.prod(shape[: weight.summed]) ** -0.5

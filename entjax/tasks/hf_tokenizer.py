@@ -36,6 +36,8 @@ def hf_tokenizer(
 def wrap(inner: Any, *, system: str | None = None, options: Mapping[str, Any] | None = None, name: str = "the tokenizer",
          ends: Sequence[int] = ()) -> Tokenizer:  # fmt: skip
     """The protocol around a transformers tokenizer that is already loaded; `ends` are ids that end a text beside its own."""
+    from entjax.models.tokenizer import PLACEHOLDERS
+
     if inner.eos_token_id is None:
         raise ValueError(f"{name} has no end-of-sequence token: set eos_token in its tokenizer_config.json.")
     eos = int(inner.eos_token_id)
@@ -47,8 +49,14 @@ def wrap(inner: Any, *, system: str | None = None, options: Mapping[str, Any] | 
         )
     pad = eos if inner.pad_token_id is None else int(inner.pad_token_id)
 
+    added = {token.content: i for i, token in inner.added_tokens_decoder.items() if token.special}
+    unknown = {i: token for token, i in added.items() if token in PLACEHOLDERS}
+
     def encode(text: str) -> list[int]:
-        return list(inner.encode(text, add_special_tokens=False))
+        found = list(inner.encode(text, add_special_tokens=False))
+        for i in unknown.keys() & set(found):
+            raise ValueError(f"A text holds {unknown[i]}, for which {name} has no embedding: {text!r:.80}")
+        return found
 
     def decode(tokens: Sequence[int]) -> str:
         known = [token for token in map(int, tokens) if 0 <= token < len(inner)]
@@ -59,11 +67,10 @@ def wrap(inner: Any, *, system: str | None = None, options: Mapping[str, Any] | 
         turns = turns if system is None else [{"role": "system", "content": system}, *turns]
         return inner.apply_chat_template(turns, **arguments)
 
-    added = {token.content: i for i, token in inner.added_tokens_decoder.items() if token.special}
     return Tokenizer(
         encode,
         decode,
-        vocab_size=len(inner),
+        vocab_size=len(inner) - len(unknown),
         pad_id=pad,
         eos_id=eos,
         bos_id=inner.bos_token_id if inner("").input_ids[:1] == [inner.bos_token_id] else None,

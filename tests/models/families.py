@@ -52,6 +52,19 @@ YARN_ALL = YARN | {
     "truncate": False,
 }
 
+
+def _gemma3(**changes):
+    """Two of three layers with a window of 6 tokens and a rope of their own."""
+    pattern = ["sliding_attention", "full_attention", "sliding_attention"]
+    own = {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 12,
+        "rope_local_base_freq": 30.0,
+    }
+    own |= {"layer_types": pattern, "sliding_window": 6, "head_dim": 12, "final_logit_softcapping": None}
+    return _raw("gemma3_text", "Gemma3ForCausalLM", **(own | changes))
+
+
 FAMILIES = {
     "llama": _llama(tie_word_embeddings=False),
     "smollm2": _llama(tie_word_embeddings=True, num_attention_heads=4, num_key_value_heads=1),
@@ -67,6 +80,13 @@ FAMILIES = {
     "mistral": _raw(
         "mistral", "MistralForCausalLM", sliding_window=None, head_dim=6, tie_word_embeddings=False
     ),
+    "mistral_sliding": _raw("mistral", "MistralForCausalLM", sliding_window=7, tie_word_embeddings=False),
+    "qwen2_sliding": _qwen2(tie_word_embeddings=True)
+    | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    "gemma3": _gemma3(tie_word_embeddings=True),
+    "gemma3_scaled": _gemma3(
+        num_key_value_heads=1, attention_bias=True, rope_scaling={"rope_type": "linear", "factor": 3.0}
+    ),
 }
 
 
@@ -76,8 +96,9 @@ def shapes_of(raw):
     h = raw.get("head_dim") or d // raw["num_attention_heads"]
     q, k = raw["num_attention_heads"] * h, raw["num_key_value_heads"] * h
     qwen2, biased = raw["model_type"] == "qwen2", raw.get("attention_bias", False)
+    gemma = raw["model_type"] == "gemma3_text"
     shapes = {"model.embed_tokens.weight": (v, d), "model.norm.weight": (d,)}
-    if not raw.get("tie_word_embeddings", False):
+    if not raw.get("tie_word_embeddings", gemma):
         shapes["lm_head.weight"] = (v, d)
     for layer in range(raw["num_hidden_layers"]):
         one = {"input_layernorm.weight": (d,), "post_attention_layernorm.weight": (d,)}
@@ -88,7 +109,9 @@ def shapes_of(raw):
         one["self_attn.o_proj.weight"] = (d, q)
         if biased:
             one["self_attn.o_proj.bias"] = (d,)
-        if raw["model_type"] == "qwen3":
+        if gemma:
+            one |= {"pre_feedforward_layernorm.weight": (d,), "post_feedforward_layernorm.weight": (d,)}
+        if raw["model_type"] in ("qwen3", "gemma3_text"):
             one |= {"self_attn.q_norm.weight": (h,), "self_attn.k_norm.weight": (h,)}
         for name, shape in (("gate", (f, d)), ("up", (f, d)), ("down", (d, f))):
             one[f"mlp.{name}_proj.weight"] = shape
@@ -116,7 +139,7 @@ def tensors_of(raw):
     for seed, (name, shape) in enumerate(shapes_of(raw).items()):
         x = noise(int(np.prod(shape)), seed).reshape(shape)
         if name.endswith("norm.weight"):
-            x = 1 + 0.5 * x
+            x = 0.5 * x if raw["model_type"] == "gemma3_text" else 1 + 0.5 * x
         elif not name.endswith("bias"):
             x = x * (3.0 / shape[-1]) ** 0.5 * (1.5 if "proj" in name else 1.0)
         tensors[name] = x.astype(np.float32)

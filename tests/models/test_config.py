@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from entjax.models import Decoder, Rope, abstract_params, logical_axes, tiny
+from entjax.models import Decoder, Rope, Sliding, abstract_params, logical_axes, tiny
 from entjax.models.rope import cos_sin, inverse_frequencies, rotate
 from entjax.sampler import Sampling, make_sampler
 
@@ -20,6 +20,12 @@ from entjax.sampler import Sampling, make_sampler
         ({"layers": 0}, "layers must be a positive whole number; got 0"),
         ({"remat": "some"}, "remat must be one of none, full, dots; got 'some'"),
         ({"dtype": "int32"}, "dtype must be a floating type"),
+        ({"sliding": Sliding(0, (True,))}, "at least one token; got 0"),
+        ({"sliding": Sliding(4, (True,))}, r"each of the \d+ layers; got 1 entries"),
+        (
+            {"layers": 1, "sliding": Sliding(4, (True,), Rope("dynamic"))},
+            "cannot have rope scaling 'dynamic'",
+        ),
     ],
 )
 def test_impossible_configs_are_refused(changes, sentence):

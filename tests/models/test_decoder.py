@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from entjax.models import Decoder, Rope, init_cache, load_hf, take_rows, tiny
+from entjax.models import Decoder, Rope, Sliding, init_cache, load_hf, take_rows, tiny
 from tests.models.families import FAMILIES, tokens_of, write_checkpoint
 
 V = 23
+# One layer sees everything, the other its last three tokens, turned by another rope.
+WINDOWED = {"sliding": Sliding(3, (False, True), Rope(theta=20.0)), "gemma": True}
+KINDS = pytest.mark.parametrize("kind", [{}, WINDOWED], ids=["plain", "windowed"])
 
 
 def decoder(seed=0, **changes):
@@ -45,9 +48,10 @@ def close(a, b, tolerance=1e-5):
     np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), atol=tolerance, rtol=0)
 
 
+@KINDS
 @pytest.mark.parametrize("scan", [False, True])
-def test_token_by_token_equals_the_whole(scan):
-    model, tokens = decoder(scan_layers=scan), ids(3, 12)
+def test_token_by_token_equals_the_whole(scan, kind):
+    model, tokens = decoder(scan_layers=scan, **kind), ids(3, 12)
     whole = run(model, tokens)
     hidden, cache = run(model, tokens[:, :5], cache=init_cache(model.config, 3, 16))
     close(hidden, whole[:, :5])
@@ -56,8 +60,9 @@ def test_token_by_token_equals_the_whole(scan):
         close(hidden[:, 0], whole[:, t])
 
 
-def test_padded_prefill_then_rows_at_their_own_positions():
-    model, tokens = decoder(qk_norm=True), ids(3, 14)
+@KINDS
+def test_padded_prefill_then_rows_at_their_own_positions(kind):
+    model, tokens = decoder(qk_norm=True, **kind), ids(3, 14)
     whole = run(model, tokens)
     lengths = jnp.array([3, 8, 5])
     padded = jnp.where(jnp.arange(8)[None] < lengths[:, None], tokens[:, :8], 0)
@@ -68,8 +73,9 @@ def test_padded_prefill_then_rows_at_their_own_positions():
         close(hidden[:, 0], whole[jnp.arange(3), at])
 
 
-def test_a_long_prompt_in_two_pieces_and_forked_rows():
-    model, tokens = decoder(), ids(2, 10)
+@KINDS
+def test_a_long_prompt_in_two_pieces_and_forked_rows(kind):
+    model, tokens = decoder(**kind), ids(2, 10)
     _, cache = run(model, tokens[:, :4], cache=init_cache(model.config, 2, 10))
     _, cache = run(model, tokens[:, 4:7], grid(2, 4, 7), cache=cache)
     rows = jnp.array([1, 0, 1])
@@ -96,8 +102,23 @@ def test_a_token_sees_nothing_after_it():
     assert (np.abs(np.asarray(before - after))[0, 5:].max(axis=-1) > 1e-3).all()
 
 
-def test_packed_rows_equal_separate_rows():
-    model = decoder(qkv_bias=True)
+def test_a_windowed_token_sees_its_window_and_no_more():
+    """In two layers with windows of 3 a token sees 2 * 2 tokens back."""
+    model, tokens = decoder(sliding=Sliding(3, (True, True))), ids(1, 12)
+    changed = tokens.at[0, 5].set((tokens[0, 5] + 1) % V)
+    moved = np.abs(np.asarray(run(model, tokens) - run(model, changed)))[0].max(axis=-1)
+    assert (moved[5:10] > 1e-4).all() and (moved[:5] == 0).all() and (moved[10:] == 0).all()
+
+
+def test_a_window_that_holds_the_row_changes_nothing():
+    tokens = ids(2, 9)
+    wide = decoder(sliding=Sliding(9, (True, True)))
+    np.testing.assert_array_equal(run(wide, tokens), run(decoder(), tokens))
+
+
+@KINDS
+def test_packed_rows_equal_separate_rows(kind):
+    model = decoder(qkv_bias=True, **kind)
     one, two, three = ids(1, 4, 2), ids(1, 7, 3), ids(1, 3, 4)
     packed = jnp.concatenate([one, two, three], axis=1)
     positions = jnp.concatenate([grid(1, 0, 4), grid(1, 0, 7), grid(1, 0, 3)], axis=1)
@@ -106,7 +127,7 @@ def test_packed_rows_equal_separate_rows():
     close(hidden, jnp.concatenate([run(model, one), run(model, two), run(model, three)], axis=1))
 
 
-@pytest.mark.parametrize("name", ["llama_biases", "qwen3"])
+@pytest.mark.parametrize("name", ["llama_biases", "qwen3", "gemma3", "qwen2_sliding"])
 def test_scanned_equals_unrolled(name, tmp_path):
     folder, tokens = write_checkpoint(tmp_path, FAMILIES[name]), tokens_of(FAMILIES[name])
     plain, scanned = load_hf(folder), load_hf(folder, scan_layers=True)
@@ -123,7 +144,7 @@ def test_scanned_equals_unrolled(name, tmp_path):
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_rematerialised_gradients_are_equal(scan, remat):
     tokens, weights = ids(2, 6), jax.random.normal(jax.random.key(9), (2, 6, 32))
-    plain = decoder(scan_layers=scan)
+    plain = decoder(scan_layers=scan, **WINDOWED)
     params = nnx.split(plain)[1]
 
     def gradient(config):

@@ -12,7 +12,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from entjax.models import CheckpointError, abstract_params, load_config, load_hf, logical_axes, save_hf
+from entjax.models import (
+    CheckpointError,
+    Rope,
+    Sliding,
+    abstract_params,
+    load_config,
+    load_hf,
+    logical_axes,
+    save_hf,
+)
 from entjax.models.hf_config import config_from_hf, config_to_hf
 from tests.models.families import FAMILIES, shapes_of, tensors_of, write_checkpoint
 
@@ -138,12 +147,25 @@ def changed(**changes):
         (changed(rope_scaling={"rope_type": "longrope", "factor": 2.0}), "'longrope'.*default, linear"),
         (changed(rope_scaling={"type": "default", "mrope_section": [2, 2]}), "does not know: mrope_section"),
         (changed(rope_scaling={"type": "linear"}), "without saying by which factor"),
-        (FAMILIES["mistral"] | {"sliding_window": 32}, "window of 32 tokens in a context of 64"),
         (
-            FAMILIES["qwen3"] | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-            "sliding",
+            FAMILIES["mistral"] | {"sliding_window": 0},
+            "sliding_window as a positive whole number and gives 0",
         ),
-        (FAMILIES["qwen2"] | {"sliding_window": 8, "layer_types": ["sliding_attention"] * 3}, "window of 8"),
+        (FAMILIES["gemma3"] | {"layer_types": ["full_attention"]}, "layer_types.*for each of 3 layers"),
+        (
+            FAMILIES["gemma3"] | {"layer_types": ["chunked_attention"] * 3},
+            "chunked.*full_attention or sliding_",
+        ),
+        (
+            FAMILIES["qwen2"] | {"sliding_window": 8, "layer_types": ["sliding_attention"] * 3},
+            "use_sliding_window",
+        ),
+        (FAMILIES["gemma3"] | {"final_logit_softcapping": 30.0}, "sets final_logit_softcapping"),
+        (FAMILIES["gemma3"] | {"query_pre_attn_scalar": 168}, "query_pre_attn_scalar=168.*head_dim=12"),
+        (
+            FAMILIES["gemma3"] | {"hidden_activation": "gelu"},
+            "activation 'gelu'; entjax computes gelu_pytorch_tanh",
+        ),
     ],
 )
 def test_what_cannot_be_computed_is_refused(raw, sentence):
@@ -155,6 +177,37 @@ def test_windows_that_never_bite_are_fine():
     assert config_from_hf(FAMILIES["mistral"] | {"sliding_window": 64}).context == 64
     unused = {"use_sliding_window": False, "sliding_window": 8, "layer_types": ["full_attention"] * 3}
     assert config_from_hf(FAMILIES["qwen2"] | unused).qkv_bias
+
+
+def test_windows_are_read_in_every_spelling():
+    """transformers writes layer_types, older files the rule by which layers have a window."""
+    of = lambda family, **changes: config_from_hf(
+        {k: v for k, v in (FAMILIES[family] | changes).items() if v != "absent"}
+    )
+    assert of("mistral", sliding_window=32).sliding == Sliding(32, (True,) * 3)
+    later = of("qwen3", use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    assert later.sliding == Sliding(8, (False, True, True))
+    old = of("gemma3", layer_types="absent", sliding_window_pattern=2)
+    assert old.sliding == Sliding(6, (True, False, True), Rope(theta=30.0)) and old.rope.theta == 100.0
+    ropes = {"full_attention": {"rope_type": "linear", "rope_theta": 100.0, "factor": 3.0},
+             "sliding_attention": {"rope_type": "default", "rope_theta": 30.0}}  # fmt: skip
+    new = of(
+        "gemma3_scaled",
+        rope_theta="absent",
+        rope_local_base_freq="absent",
+        rope_scaling="absent",
+        rope_parameters=ropes,
+    )
+    assert new == of("gemma3_scaled")
+    shipped = of(
+        "gemma3",
+        rope_theta="absent",
+        rope_local_base_freq="absent",
+        layer_types="absent",
+        num_hidden_layers=7,
+    )
+    assert (shipped.rope.theta, shipped.sliding.rope.theta) == (1e6, 1e4)
+    assert shipped.sliding.layers == (True,) * 5 + (False, True)
 
 
 def test_both_spellings_of_rope_are_read():
@@ -169,6 +222,9 @@ def test_a_decoder_of_no_family_is_not_written():
     config = config_from_hf(FAMILIES["qwen3"]).replace(mlp_bias=True)
     with pytest.raises(CheckpointError, match=r"No Hugging Face family.*qk_norm=True.*mlp_bias=True"):
         config_to_hf(config)
+    for changes in ({"gemma": True, "qk_norm": False}, {"sliding": Sliding(3, (True,) * 3, Rope(theta=9.0))}):
+        with pytest.raises(CheckpointError, match=r"No Hugging Face family"):
+            config_to_hf(config_from_hf(FAMILIES["qwen3"]).replace(**changes))
 
 
 def break_missing_config(folder):

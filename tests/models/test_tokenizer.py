@@ -5,6 +5,7 @@ import json
 import pytest
 
 from entjax.models import CheckpointError, load_hf, load_tokenizer, save_hf
+from entjax.tasks import hf_tokenizer
 from tests.models.families import FAMILIES, write_checkpoint
 
 WORDS = ["<pad>", "<eos>", "1", "2", "3", "+", "="]
@@ -48,6 +49,19 @@ def test_save_hf_takes_it_along(folder, tmp_path):
 def test_one_that_does_not_fit_is_refused(folder):
     with pytest.raises(CheckpointError, match="7 tokens and the embedding only 6 rows"):
         load_tokenizer(folder, vocab=6)
+
+
+def test_a_placeholder_needs_no_embedding_but_no_text_may_hold_it(folder, tmp_path):
+    """Gemma 3's tokenizer has <image_soft_token> behind the last row of the 1B model's embedding."""
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    write_checkpoint(tmp_path, FAMILIES["gemma3"] | {"vocab_size": 7})
+    tokenizer.save_pretrained(str(tmp_path))
+    assert load_hf(tmp_path).config.vocab == 7 and len(load_tokenizer(tmp_path, vocab=7)) == 8
+    ours = hf_tokenizer(tmp_path)
+    assert ours.vocab_size == 7 and ours.encode("1 + 2") == [2, 5, 3]
+    with pytest.raises(ValueError, match=r"holds <image_soft_token>, for which .* has no embedding: '1 "):
+        ours.encode("1 <image_soft_token>")
 
 
 def test_folders_without_one_are_refused(tmp_path):

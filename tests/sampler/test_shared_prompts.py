@@ -17,8 +17,8 @@ NEW, SAMPLES = 12, 4
 HOW = Sampling(NEW)
 
 
-def world(scan_layers: bool = False, dtype=jnp.float32, **shapes):
-    size = {"vocab": 29, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2}
+def world(scan_layers: bool = False, dtype=jnp.float32, sliding=None, **shapes):
+    size = {"vocab": 29, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "sliding": sliding}
     config = models.tiny(**size, scan_layers=scan_layers, dtype=dtype)
     model = models.Decoder(config, rngs=nnx.Rngs(0))
     params = jax.tree.map(lambda x: x * 2, nnx.split(model)[1])
@@ -45,9 +45,16 @@ def plain_statistics(model, tokens):
     return logp[np.arange(len(tokens) - 1), tokens[1:]], -(np.exp(logp) * logp).sum(-1)
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-def test_statistics_are_those_of_a_full_forward(scan_layers):
-    model, params, sampler = world(scan_layers, share=1, shrink=2)
+WINDOWS = models.Sliding(
+    6, (True, False), models.Rope(theta=20.0)
+)  # shorter than a prompt and than a completion
+
+
+@pytest.mark.parametrize(
+    "scan_layers, sliding", [(False, None), (True, None), (False, WINDOWS), (True, WINDOWS)]
+)
+def test_statistics_are_those_of_a_full_forward(scan_layers, sliding):
+    model, params, sampler = world(scan_layers, sliding=sliding, share=1, shrink=2)
     out = sampler.generate(params, PROMPTS, HOW, key=jax.random.key(7), samples=SAMPLES)
     assert (
         len(np.unique(out.length - out.prompt_length)) > 1
