@@ -3,7 +3,7 @@
 Command:   launch/queued_resource.sh --env launch/env.sh run        with CONFIG=configs/qwen25_math_1_5b.py
            ACCELERATOR_TYPE=v5litepod-16, TPU_WORKERS=4
 Check:     entjax compile configs/qwen25_math_1_5b.py --topology v5e:4x4      (figures: docs/scale.md)
-Memory:    6.1 GB for the update, 14.2 GB while sampling, of 16 GB a chip (compiled)
+Memory:    6.1 GB for the update, 13.0 GB while sampling, of 16 GB a chip (compiled)
 Needs:     models/Qwen2.5-Math-1.5B (a Hugging Face folder), data/dapo_math.jsonl and data/math500.jsonl with one object
            {"prompt": ..., "answer": ...} a line.
 Expect:    nothing is claimed; no TPU was at hand.

@@ -112,6 +112,7 @@ def test_shipped_configs_can_be_read_without_data(capsys):
     for name in (
         "qwen25_math_1_5b",
         "qwen25_math_1_5b_gpu",
+        "gemma3_1b",
         "qwen25_math_7b",
         "qwen3_4b",
         "qwen3_8b",

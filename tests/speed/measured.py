@@ -3,6 +3,7 @@
 Command:  python -m tests.speed.measured > tests/speed/expected.json     writes down what the code costs now
 """
 
+import functools
 import json
 
 import jax
@@ -48,6 +49,7 @@ def rollout(length: int = PROMPT + NEW) -> ej.Rollout:
     )  # fmt: skip
 
 
+@functools.cache
 def updates() -> dict[str, dict[str, int]]:
     """One optimizer step of GRPO: plain rows, and packed."""
     model, found = Decoder(CONFIG, rngs=nnx.Rngs(0)), {}
