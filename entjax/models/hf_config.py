@@ -113,6 +113,7 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         LAYER_KINDS[slides] for slides in (sliding.layers if sliding else (False,) * config.layers)
     ]
     if family == "gemma3_text":
+        del raw["hidden_act"]
         own = (sliding and sliding.rope) or config.rope
         raw |= {
             "hidden_activation": GELU,
