@@ -8,6 +8,7 @@ import os
 import pickle  # the attacker's tool: what it writes must never be opened
 import resource
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -267,6 +268,19 @@ def test_zip_bombs_are_refused(tmp_path, data, monkeypatch):
         faults.load_batch(step)
     with pytest.raises(ValueError, match="not what a run has written"):
         unpack(base64.b64encode(data).decode())
+
+
+def test_a_config_written_again_in_the_same_second_is_the_new_one(tmp_path, monkeypatch):
+    """Python's imports would take the code that they kept of the first: same size, same time."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "sweep.py"
+    for seed in (1, 2):
+        path.write_text(
+            f"import entjax as ej\nfrom tests.test_setup import config\ndef get_config(): return config(seed={seed})\n"
+        )
+        os.utime(path, (1e9, 1e9))
+        assert load_config(path).seed == seed
+    assert not (tmp_path / "__pycache__").exists()
 
 
 @pytest.mark.parametrize(
