@@ -11,77 +11,18 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from entjax import vocab
+from entjax.nucleus import nucleus
 from entjax.vocab import Feature, Row, needs_reference_logits
 
-ROW = 2**14  # tokens of a vocabulary whose rows a CPU searches one at a time
 FILTERED = -1e4  # the log-prob of a token that a filter removed (Lp-Reg's released code)
 
 
 def named(what: str, *parameters) -> str:
     """The key of a feature with parameters: named("top_p_entropy", 0.8, True) is "top_p_entropy_0.8_True"."""
     return "_".join([what, *map(str, parameters)])
-
-
-def nucleus(log_probs: Float[Array, "... V"], p: float, include_crossing: bool) -> Bool[Array, "... V"]:
-    """The most likely tokens whose mass stays below p; with `include_crossing` also the one that reaches it.
-
-    Found without a sort, by sums over V (see `_least`). Equally likely tokens stand or fall together.
-    """
-    log_probs = jax.lax.stop_gradient(log_probs)
-    least = functools.partial(_least, p=p, include_crossing=include_crossing)
-
-    def by_rows(log_probs):
-        found = jax.lax.map(least, log_probs.reshape(-1, log_probs.shape[-1]))
-        return found.reshape(*log_probs.shape[:-1], 1)
-
-    if log_probs.shape[-1] < ROW:
-        return log_probs >= least(log_probs)
-    # a CPU goes over one row again and again in its cache, over all of them in its memory
-    return log_probs >= jax.lax.platform_dependent(log_probs, cpu=by_rows, default=least)
-
-
-def _least(log_probs: Float[Array, "... V"], p: float, include_crossing: bool) -> Float[Array, "... 1"]:
-    """The log-prob of the nucleus' least likely token; inf for an empty one.
-
-    Tokens of mass >= high hold less than p together; with those of the next lower mass, p or more.
-    A bracket low <= crossing < high closes in on a log scale: by interpolation of the mass under it, whose error is halved at
-    an end that stays (the Illinois rule), every fourth time by halving. No token has a mass between `below` and `high`, so that
-    the search ends as soon as low reaches it, after about ten passes instead of one for each bit. Tokens of mass (1 - p) / V or
-    less hold at most 1 - p together: the search starts above them.
-    """
-    mass = jnp.exp(log_probs)
-    rest = max(1.0 - p, 1e-7)  # what may be left out
-    full = lambda x: jnp.full((*mass.shape[:-1], 1), x, mass.dtype)
-
-    def under(cut):
-        left = jnp.where(mass >= cut, 0, mass)  # once for both
-        return jnp.sum(left, axis=-1, keepdims=True), jnp.max(left, axis=-1, keepdims=True)
-
-    def closer(state):
-        n, low, high, below, short, error_low, error_high, last = state
-        part = jnp.where(n % 4 == 3, 0.5, error_low / (error_low + error_high))
-        guess = jnp.where(below >= short, below, low * (high / low) ** part)
-        cut = jnp.where(guess <= low, below, jnp.minimum(guess, below))
-        left, largest = under(cut)
-        error = left - rest
-        fits = error > 0
-        error_low, error_high = (
-            jnp.where(fits, jnp.where(last, error_low / 2, error_low), -error),
-            jnp.where(fits, error, jnp.where(last, error_high, error_high / 2)),
-        )
-        below, short = jnp.where(fits, largest, below), jnp.where(fits, error, short)
-        low, high = jnp.where(fits, low, cut), jnp.where(fits, cut, high)
-        return n + 1, low, high, below, short, error_low, error_high, fits
-
-    open_ = lambda state: jnp.any(state[1] < state[3])
-    low = full(rest / mass.shape[-1] / math.e)
-    start = (0, low, full(2.0), under(2.0)[1], full(p), full(rest), full(p), full(0.0) > 0)
-    _, _, high, below, *_ = jax.lax.while_loop(open_, closer, start)
-    smallest = below if include_crossing else high
-    return jnp.min(jnp.where(mass >= smallest, log_probs, jnp.inf), axis=-1, keepdims=True)
 
 
 @functools.cache

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entjax.decoding.select import exactly, top
+from entjax.decoding.select import exactly
+from entjax.nucleus import nucleus
 from entjax.transform import Transform
 
 
@@ -25,8 +26,7 @@ class _Nucleus(NamedTuple):
     min_keep: int
 
     def __call__(self, logits, state, context):
-        probs = jax.nn.softmax(logits, axis=-1)
-        keep = top(probs, lambda inside: jnp.sum(jnp.where(inside, probs, 0), axis=-1) >= state.p)
+        keep = nucleus(jax.nn.log_softmax(logits, axis=-1), state.p)
         keep |= state.p >= 1  # rounding may let the sum reach 1 early
         if self.min_keep > 1:
             keep |= exactly(logits, self.min_keep)
