@@ -167,11 +167,11 @@ def _minibatch(out: Findings, parts: Parts, state: TrainState, piece: Piece, clo
     objective, c = parts.objective, parts.config
     graphdef, _ = nnx.split(parts.model)
     chunk, rows = chunk_of(c, parts.layout), piece.rollout
-    reads = dict(objective.per_step.reads)
+    reads, reference = dict(objective.per_step.reads), state.reference_params(objective)
 
     def features(some: Rollout, pack) -> dict[str, jax.Array]:
         return policy_features(
-            graphdef, state.params, state.reference, some, reads, chunk, pack, structure_of(objective.teacher)
+            graphdef, state.params, reference, some, reads, chunk, pack, structure_of(objective.teacher)
         )
 
     stats = over_microbatches(features, rows, c.microbatches) if reads else {}

@@ -122,6 +122,8 @@ def make_model(config: Config, tokenizer: Tokenizer, layout: Layout | None = Non
 def load_checkpoint(config: Config, layout: Layout | None, folder: Any = None) -> nnx.Module:
     """The decoder of a Hugging Face folder (`model` by default); on a mesh every process keeps only its pieces."""
     options, key = dict(config.model_options), "teacher" if folder else "model"
+    if folder:
+        options.pop("lora", None)  # a teacher is never trained
     folder = folder or config.model
     with naming(key, folder):
         if layout is None:

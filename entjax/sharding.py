@@ -49,6 +49,7 @@ class ShardingRules:
     head_dim: Axes = ()
     mlp: Axes = ("tensor",)
     norm: Axes = ()
+    rank: Axes = ()  # of adapters
     layers: Axes = ()
 
     def named(self, **names: str) -> ShardingRules:

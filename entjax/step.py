@@ -20,6 +20,7 @@ from jaxtyping import Array, Int
 
 from entjax import attention_entropy, masked, vocab
 from entjax.loss import LossOutput, Objective, policy_loss
+from entjax.models.lora import split, together
 from entjax.packing import Pack, Places
 from entjax.passes import (
     forward,
@@ -30,6 +31,7 @@ from entjax.passes import (
     reference_logp,
     split_rows,
 )
+from entjax.rollout_checks import check_rollout, check_rows
 from entjax.types import Context, Rollout, Signal, wide_dtype
 
 ATTENTION = "attention_entropy"
@@ -47,7 +49,14 @@ class TrainState:
     step: Int[Array, ""]  # rollout batches consumed
     skipped: Int[Array, ""]  # updates left out because loss or gradient was not finite
     key: Array
-    reference: Any = None  # parameters of the reference policy, if the objective compares with one
+    reference: Any = (
+        None  # of the reference policy, if the objective compares with one: its parameters that are trained
+    )
+
+    def reference_params(self, objective: Objective) -> Any:
+        """The whole parameters of the reference policy, or None; what is frozen it shares with the policy."""
+        own = objective.teacher is None and self.reference is not None
+        return together(self.reference, split(self.params)[1]) if own else self.reference
 
 
 def init_train_state(
@@ -65,10 +74,11 @@ def state_of(
     params: Any, objective: Objective, optimizer: optax.GradientTransformation, key: Array
 ) -> TrainState:
     """The same from weights and a key that may be used up."""
-    reference = params if objective.teacher is None else nnx.state(objective.teacher, nnx.Param)
+    trained, _ = split(params)
+    reference = trained if objective.teacher is None else nnx.state(objective.teacher, nnx.Param)
     return TrainState(
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(trained),
         signal_state=objective.init(),
         knobs={name: jnp.full((), jnp.nan, jnp.float32) for name in sorted(objective.knobs)},
         step=jnp.zeros((), jnp.int32),
@@ -104,11 +114,10 @@ def make_score(
     @jax.jit
     def score(state: TrainState, rollout: Rollout, pack: Pack | None = None) -> Rollout:
         check_rows(rollout, microbatches, f"{microbatches} microbatches")
+        reference = state.reference_params(objective)
 
         def features(rows: Rollout, places: Places | None) -> dict[str, Array]:
-            return policy_features(
-                graphdef, state.params, state.reference, rows, wanted, chunk, places, teacher
-            )
+            return policy_features(graphdef, state.params, reference, rows, wanted, chunk, places, teacher)
 
         def attention(rows: Rollout, _) -> dict[str, Array]:
             return {ATTENTION: attention_entropy.of_model(nnx.merge(graphdef, state.params), rows.tokens)}
@@ -185,7 +194,9 @@ def make_train_step(
             metrics, step_knobs = _over_minibatches(out[0]), jax.tree.map(lambda x: x[-1], out[1])
         reference = state.reference
         if reference is not None and objective.reference_decay < 1.0:
-            reference = optax.incremental_update(state.params, reference, 1.0 - objective.reference_decay)
+            reference = optax.incremental_update(
+                split(state.params)[0], reference, 1.0 - objective.reference_decay
+            )
         # A batch with an update that was not finite leaves no trace in what is remembered for the next one either.
         set_now = lambda name, new: jnp.where(jnp.isnan(new), state.knobs.get(name, new), new)
         fresh = {name: set_now(name, new) for name, new in {**knobs, **step_knobs}.items()}
@@ -235,10 +246,10 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
         if not reads:
             return {}
 
+        reference = state.reference_params(objective)
+
         def features(rows, places):
-            return policy_features(
-                graphdef, state.params, state.reference, rows, reads, chunk, places, teacher
-            )
+            return policy_features(graphdef, state.params, reference, rows, reads, chunk, places, teacher)
 
         compute = lambda: over_microbatches(features, piece.rollout, microbatches, piece.pack)
         with jax.named_scope("read_policy"):
@@ -262,11 +273,12 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
             jax.named_scope("optimizer"),
             jax.numpy_dtype_promotion("standard"),
         ):  # optax mixes int and float counts
-            changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, changes)
+            trained, frozen = split(state.params)
+            changes, opt_state = optimizer.update(grads, state.opt_state, trained)
+            changed = _select(fine, optax.apply_updates(trained, changes), trained)
         chain_state = _select(fine, chain_state, state.signal_state["per_step"])
         state = state.replace(
-            params=_select(fine, params, state.params),
+            params=together(changed, frozen),
             opt_state=_select(fine, opt_state, state.opt_state),
             signal_state={**state.signal_state, "per_step": chain_state},
             skipped=state.skipped + (~fine).astype(jnp.int32),
@@ -279,12 +291,13 @@ def _make_update(graphdef, objective: Objective, optimizer, microbatches: int, c
 
 
 def make_gradients(graphdef, objective: Objective, microbatches: int, chunk: int | vocab.Chunks):
-    """(gradients, LossOutput with [B, T] log-probs) of a minibatch, microbatch by microbatch or piece by piece of its pack."""
+    """(gradients in what is trained, LossOutput with [B, T] log-probs) of a minibatch, microbatch by microbatch or piece by
+    piece of its pack."""
     terms_need_reference = vocab.reads_reference_logits(objective.terms)
     teacher = structure_of(objective.teacher) or graphdef
 
-    def loss(params, reference, rows, signal, places):
-        hidden, head = forward(graphdef, params, rows, places)
+    def loss(trained, frozen, reference, rows, signal, places):
+        hidden, head = forward(graphdef, together(trained, frozen), rows, places)
         other = None
         if terms_need_reference:
             other = jax.lax.stop_gradient(forward(teacher, reference, rows, places))
@@ -295,20 +308,20 @@ def make_gradients(graphdef, objective: Objective, microbatches: int, chunk: int
     wide = lambda tree: jax.tree.map(lambda p: jnp.zeros(p.shape, wide_dtype(p.dtype)), tree)
     add = lambda total, grads: jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, grads)
 
-    def by_rows(state: TrainState, rows: Rollout, signal: Signal):
+    def by_rows(policy: tuple, rows: Rollout, signal: Signal):
         if microbatches == 1:
-            return differentiate(state.params, state.reference, rows, signal, None)
+            return differentiate(*policy, rows, signal, None)
 
         def one(total, part):
-            grads, out = differentiate(state.params, state.reference, *part, None)
+            grads, out = differentiate(*policy, *part, None)
             return add(total, grads), out
 
         pieces = split_rows((rows, signal), rows.tokens.shape[0], microbatches)
-        grads, out = jax.lax.scan(one, wide(state.params), pieces)
+        grads, out = jax.lax.scan(one, wide(policy[0]), pieces)
         return grads, LossOutput(out.loss.sum(), join_rows(out.logp), join_rows(out.entropy))
 
-    def by_places(state: TrainState, rows: Rollout, signal: Signal, pack: Pack):
-        given = lambda places: (state.params, state.reference, rows, signal, places)
+    def by_places(policy: tuple, rows: Rollout, signal: Signal, pack: Pack):
+        given = lambda places: (*policy, rows, signal, places)
         _, like = jax.eval_shape(differentiate, *given(pack.piece(0)))
         empty = lambda x: jnp.zeros(rows.tokens.shape if x.ndim else (), x.dtype)
 
@@ -318,15 +331,16 @@ def make_gradients(graphdef, objective: Objective, microbatches: int, chunk: int
             logp, entropy = places.scatter((out.logp, out.entropy), (so_far.logp, so_far.entropy))
             return add(total, grads), LossOutput(so_far.loss + out.loss, logp, entropy)
 
-        return pack.fold(one, (wide(state.params), jax.tree.map(empty, like)))
+        return pack.fold(one, (wide(policy[0]), jax.tree.map(empty, like)))
 
     def gradients(state: TrainState, piece: Piece):
         rows, signal = piece.rollout, piece.signal.replace(metrics={}, knobs={})
+        policy = (*split(state.params), state.reference_params(objective))
         if piece.pack is None:
-            grads, out = by_rows(state, rows, signal)
+            grads, out = by_rows(policy, rows, signal)
         else:
-            grads, out = by_places(state, rows, signal, piece.pack)
-        return jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params), out
+            grads, out = by_places(policy, rows, signal, piece.pack)
+        return jax.tree.map(lambda g, p: g.astype(p.dtype), grads, policy[0]), out
 
     return gradients
 
@@ -358,42 +372,3 @@ def _over_minibatches(metrics: dict[str, Array]) -> dict[str, Array]:
     """Means over the minibatches, but extremes of extremes and sums of counts."""
     reduce = {"min": jnp.min, "max": jnp.max, "skipped": jnp.sum}
     return {name: reduce.get(name.rsplit("/", 1)[-1], jnp.mean)(x) for name, x in metrics.items()}
-
-
-def check_rows(rollout: Rollout, pieces: int, what: str) -> None:
-    """Refuse rows that cannot be cut, and a mask that is none."""
-    if len(rollout.tokens) % pieces:
-        raise ValueError(
-            f"{len(rollout.tokens)} rows cannot be split into {what}: choose numbers whose product divides {len(rollout.tokens)}."
-        )
-    if rollout.mask.dtype != bool:
-        raise ValueError(f"rollout.mask has type {rollout.mask.dtype}: give True and False, e.g. mask > 0.")
-
-
-def check_rollout(rollout: Rollout, objective: Objective, minibatches: int, microbatches: int) -> None:
-    """Refuse, before anything is compiled, a rollout that the step cannot use."""
-    batch, length = rollout.tokens.shape
-    check_rows(
-        rollout, minibatches * microbatches, f"{minibatches} minibatches of {microbatches} microbatches"
-    )
-    if rollout.old_logp is None and minibatches > 1:
-        raise ValueError(
-            f"{minibatches} minibatches move the policy away from the one that sampled: old_logp must be computed first, by "
-            "make_score(model, objective)(state, rollout)."
-        )
-    for name in ("mask", "logp", "entropy", *(() if rollout.old_logp is None else ("old_logp",))):
-        if getattr(rollout, name).shape != (batch, length):
-            raise ValueError(
-                f"rollout.{name} has shape {getattr(rollout, name).shape}, but rollout.tokens has {(batch, length)}."
-            )
-    for name in ("reward", "group"):
-        if getattr(rollout, name).shape != (batch,):
-            raise ValueError(
-                f"rollout.{name} has shape {getattr(rollout, name).shape}; it needs one entry a row: ({batch},)."
-            )
-    missing = sorted((objective.needs | set(objective.remembers)) - set(rollout.extra))
-    if missing:
-        raise ValueError(
-            f"The objective needs rollout.extra[{', '.join(map(repr, missing))}]. Reference log-probs and remembered features "
-            "come from make_score(model, objective)(state, rollout); other keys come from the task or the rollout strategy."
-        )

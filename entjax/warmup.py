@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 
 from entjax import sft, sharding
+from entjax.models.lora import split
 from entjax.tasks import Example, Task, Tokenizer
 from entjax.tasks.task import rng_of
 
@@ -70,7 +71,7 @@ def warm_up(
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(lr, steps), weight_decay=0.0)
     )
-    opt_state = sharding.beside(optimizer.init, params)
+    opt_state = sharding.beside(lambda params: optimizer.init(split(params)[0]), params)
     step = sft.make_text_step(model, loss or sft.nll(), optimizer, teacher=teacher, chunk=chunk)
     known = None if teacher is None else nnx.state(teacher, nnx.Param)
     for i in range(steps):

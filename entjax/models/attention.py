@@ -11,7 +11,7 @@ from entjax import attention_entropy
 from entjax.models import cache as caches
 from entjax.models.cache import Cache
 from entjax.models.config import DecoderConfig, wide
-from entjax.models.contract import contract
+from entjax.models.lora import product
 from entjax.models.rope import rotate
 from entjax.models.shared import SharedPlace, mix, mix_behind
 from entjax.unit_axes import without_unit_axes
@@ -53,9 +53,10 @@ def rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array
     return without_unit_axes(norm, x)
 
 
-def heads_of(x: jax.Array, matrix: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """x [B, T, D] times a matrix [D, H, h], head-major: [B, H, T, h]."""
-    y = contract("btd,dnh->btnh", x, matrix.astype(x.dtype)).swapaxes(1, 2)
+def heads_of(x: jax.Array, weights: dict[str, jax.Array], name: str, config: DecoderConfig) -> jax.Array:
+    """x [B, T, D] times the matrix `name` [D, H, h], with its bias if any, head-major: [B, H, T, h]."""
+    y = product("btd,dnh->btnh", x, weights, name, config).swapaxes(1, 2)
+    bias = weights.get(name + "_bias")
     return y if bias is None else y + bias.astype(x.dtype)[None, :, None, :]
 
 
@@ -78,9 +79,7 @@ def attention(
 ) -> tuple[jax.Array, Cache | None, jax.Array | None]:
     """Self-attention of the normed x [B, T, D]; also the cache with the new keys, and the probabilities where they exist as
     one array (not where prompts are shared)."""
-    q = heads_of(x, weights["query"], weights.get("query_bias"))
-    k = heads_of(x, weights["key"], weights.get("key_bias"))
-    v = heads_of(x, weights["value"], weights.get("value_bias"))
+    q, k, v = (heads_of(x, weights, name, config) for name in ("query", "key", "value"))
     if config.qk_norm:
         q = rms_norm(q, weights["query_norm"], config)
         k = rms_norm(k, weights["key_norm"], config)
@@ -97,7 +96,7 @@ def attention(
     else:
         p = probabilities(q, k, place.mask)
         mixed = jnp.einsum("bkgts,bksh->bkgth", p.astype(x.dtype), v).reshape(q.shape)
-    y = contract("btnh,nhd->btd", mixed.swapaxes(1, 2), weights["out"].astype(x.dtype))
+    y = product("btnh,nhd->btd", mixed.swapaxes(1, 2), weights, "out", config)
     return (y + along_last(weights["out_bias"], y) if config.out_bias else y), cache, p
 
 

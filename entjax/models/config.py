@@ -97,12 +97,18 @@ class DecoderConfig:
     param_dtype: Any = jnp.float32
     scan_layers: bool = False
     remat: str = "none"
+    lora: int = 0  # rank of the adapters that are trained in the place of the weights (lora.py); 0: none
+    lora_alpha: float = 32.0  # their products count alpha / rank
 
     def __post_init__(self) -> None:
         for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp", "context"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive whole number; got {value!r}.")
+        if isinstance(self.lora, bool) or not isinstance(self.lora, int) or self.lora < 0:
+            raise ValueError(f"lora is the rank of the adapters, 0 for none; got {self.lora!r}.")
+        if not 0 < self.lora_alpha < math.inf:
+            raise ValueError(f"lora_alpha must be positive; got {self.lora_alpha!r}.")
         if self.layers > MOST_LAYERS:
             raise ValueError(f"layers must be at most {MOST_LAYERS}; got {self.layers}.")
         if self.heads % self.kv_heads:

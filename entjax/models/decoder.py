@@ -17,7 +17,7 @@ from flax import nnx
 from entjax.models.attention import Memory, Place, along_last, attention, entropy_of_attention, rms_norm
 from entjax.models.cache import Cache, known_of, slots_of
 from entjax.models.config import DecoderConfig, Rope, check_length, wide
-from entjax.models.contract import contract
+from entjax.models.lora import product
 from entjax.models.rope import cos_sin
 from entjax.models.shared import SharedPlace, causal, shared_place
 from entjax.models.weights import initial_weights, unstack
@@ -144,7 +144,7 @@ def gated_mlp(weights: dict[str, jax.Array], x: jax.Array, config: DecoderConfig
     active = jax.nn.gelu if config.gemma else jax.nn.silu  # gelu by its tanh formula
 
     def apply(name: str, y: jax.Array) -> jax.Array:
-        z = contract("bti,io->bto", y, weights[name].astype(y.dtype))
+        z = product("bti,io->bto", y, weights, name, config)
         return z + along_last(weights[name + "_bias"], z) if config.mlp_bias else z
 
     return apply("down", active(apply("gate", x)) * apply("up", x))

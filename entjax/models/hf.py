@@ -25,8 +25,17 @@ from entjax.models.files import (
     write_shards,
 )
 from entjax.models.hf_config import config_from_hf, config_to_hf
+from entjax.models.lora import INPUT, OUTPUT, merged
 from entjax.models.tokenizer import check_vocabulary, copy_tokenizer, count_tokens
-from entjax.models.weights import OUTER, Weight, layer_weights, outer_weights, shape_of, weight_name
+from entjax.models.weights import (
+    ADAPTERS,
+    OUTER,
+    Weight,
+    layer_weights,
+    outer_weights,
+    shape_of,
+    weight_name,
+)
 
 SHARD_BYTES = 4 * 2**30
 
@@ -39,7 +48,7 @@ def abstract_params(config: DecoderConfig) -> Any:
 def load_hf(folder: str | Path, *, shardings: Any = None, **changes: Any) -> Decoder:
     """The decoder in a Hugging Face folder (config.json and safetensors).
 
-    `changes` are fields of DecoderConfig: dtype and param_dtype (float32 by default), scan_layers, remat.
+    `changes` are fields of DecoderConfig: dtype and param_dtype (float32 by default), scan_layers, remat, lora.
     `shardings` is a tree like `abstract_params(config)` of shardings; a process then keeps only its own part.
     """
     folder = Path(folder)
@@ -55,7 +64,10 @@ def load_hf(folder: str | Path, *, shardings: Any = None, **changes: Any) -> Dec
 
         def fill(path: tuple[Any, ...], leaf: Any, sharding: Any = None) -> jax.Array:
             weight, names = _sources(path, config)
-            tensors = (_from_stored(files[found[n].path].get_tensor(n), weight, config) for n in names)
+            if weight_name(path) in ADAPTERS:
+                tensors = (_drawn(name, weight_name(path), config) for name in names)
+            else:
+                tensors = (_from_stored(files[found[n].path].get_tensor(n), weight, config) for n in names)
             return _assemble(tensors, leaf.shape, leaf.dtype, sharding, stacked=leaf.ndim > len(weight.axes))
 
         if config.tied:
@@ -85,7 +97,8 @@ def save_hf(
 ) -> None:
     """Writes config.json and safetensors that transformers opens, with the tokenizer of `tokenizer_from`.
 
-    Every process of a run calls it, the first one writes. `dtype` converts the weights, e.g. to bfloat16.
+    Every process of a run calls it, the first one writes. `dtype` converts the weights, e.g. to bfloat16; adapters are merged
+    into their matrices.
     """
     folder, config = Path(folder), model.config
     raw = config_to_hf(config)
@@ -96,13 +109,22 @@ def save_hf(
             f"{folder} already holds a checkpoint; choose another folder or remove it first."
         )
     leaves = jax.tree_util.tree_flatten_with_path(nnx.split(model)[1])[0]
-    placed = {name: (i, leaf) for path, leaf in leaves for i, name in enumerate(_sources(path, config)[1])}
+    placed = {}  # by the name of the tensor, and of the adapter's factor if it is one
+    for path, leaf in leaves:
+        weight, names = _sources(path, config)
+        stacked, factor = leaf.ndim > len(weight.axes), _adapted(weight_name(path))[1]
+        placed |= {(name, factor): (leaf, i if stacked else None) for i, name in enumerate(names)}
     by_name = {name: weight for name, (weight, _) in _stored(config).items()}
 
+    def array(name: str, factor: str) -> np.ndarray:
+        leaf, layer = placed[name, factor]
+        return _fetch(leaf if layer is None else leaf[layer])
+
     def get(name: str) -> np.ndarray:
-        index, leaf = placed[name]
-        stacked = leaf.ndim > len(by_name[name].axes)
-        return _to_stored(_fetch(leaf[index] if stacked else leaf), by_name[name]).astype(dtype)
+        whole = array(name, "")
+        if (name, OUTPUT) in placed:
+            whole = merged(whole, array(name, INPUT), array(name, OUTPUT), config)
+        return _to_stored(whole, by_name[name]).astype(dtype)
 
     if jax.process_index() != 0:
         for name in by_name:  # takes part in the gathering of each tensor
@@ -139,7 +161,7 @@ def _stored(config: DecoderConfig) -> dict[str, tuple[Weight, tuple[int, ...]]]:
     """Name in the checkpoint -> the weight and its shape there; outer weights first, then layer by layer."""
     weights = {weight.source: weight for weight in outer_weights(config).values()}
     for layer in range(config.layers):
-        weights |= {f"model.layers.{layer}.{w.source}": w for w in layer_weights(config).values()}
+        weights |= {f"model.layers.{layer}.{w.source}": w for w in layer_weights(config).values() if w.source}
     return {name: (weight, _stored_shape(weight, config)) for name, weight in weights.items()}
 
 
@@ -156,13 +178,30 @@ def _stored_shape(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
 
 
 def _sources(path: tuple[Any, ...], config: DecoderConfig) -> tuple[Weight, list[str]]:
-    """The weight at a path of the parameter tree, and the tensors it is made of (one a layer if stacked)."""
+    """The weight at a path of the parameter tree, and the tensors it is made of, or beside (one a layer if stacked)."""
     name = weight_name(path)
     if name in OUTER:
         return OUTER[name], [OUTER[name].source]
     layers = [entry.key for entry in path if isinstance(entry, DictKey) and isinstance(entry.key, int)]
-    weight = layer_weights(config)[name]
-    return weight, [f"model.layers.{layer}.{weight.source}" for layer in layers or range(config.layers)]
+    table = layer_weights(config)
+    source = table[_adapted(name)[0]].source
+    return table[name], [f"model.layers.{layer}.{source}" for layer in layers or range(config.layers)]
+
+
+def _adapted(name: str) -> tuple[str, str]:
+    """("query", "_lora_in") for "query_lora_in", the factor of an adapter; ("query", "") for the matrix itself."""
+    end = next((end for end in (INPUT, OUTPUT) if name.endswith(end)), "")
+    return name.removesuffix(end), end
+
+
+def _drawn(source: str, name: str, config: DecoderConfig) -> np.ndarray:
+    """A factor of the adapter of the tensor `source`: the same on every process and in every run."""
+    shape = shape_of(ADAPTERS[name], config)
+    if name.endswith(OUTPUT):
+        return np.zeros(shape, np.float32)
+    spread = float(3 * np.prod(shape[:-1])) ** -0.5
+    generator = np.random.default_rng(list(source.encode()))
+    return spread * generator.standard_normal(shape, np.float32)
 
 
 def _from_stored(tensor: np.ndarray, weight: Weight, config: DecoderConfig) -> np.ndarray:

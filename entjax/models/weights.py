@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import DictKey
 
 from entjax.models.config import DecoderConfig
+from entjax.models.lora import INPUT, MATRICES, OUTPUT
 
 EMBEDDING_STD = 0.02
 
@@ -55,6 +56,16 @@ LAYER = {
     "down_bias": Weight(("embed",), 0, "mlp.down_proj.bias"),
 }
 
+# Beside each matrix; they are in no checkpoint.
+ADAPTERS = {
+    name + end: weight
+    for name in MATRICES
+    for end, weight in (
+        (INPUT, Weight((*LAYER[name].axes[: LAYER[name].summed], "rank"), LAYER[name].summed, "")),
+        (OUTPUT, Weight(("rank", *LAYER[name].axes[LAYER[name].summed :]), 1, "")),
+    )
+}
+
 
 def outer_weights(config: DecoderConfig) -> dict[str, Weight]:
     """The weights outside the layers; a tied decoder has no output projection of its own."""
@@ -77,7 +88,7 @@ def layer_weights(config: DecoderConfig) -> dict[str, Weight]:
     found = {name: weight for name, weight in LAYER.items() if name not in absent}
     if config.gemma:  # what the others call post_attention_layernorm stands before the MLP
         found["mlp_norm"] = found["mlp_norm"]._replace(source="pre_feedforward_layernorm.weight")
-    return found
+    return found | ADAPTERS if config.lora else found
 
 
 def shape_of(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
@@ -90,8 +101,15 @@ def shape_of(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
         "kv_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "mlp": config.mlp,
+        "rank": config.lora,
     }
     return tuple(sizes[axis] for axis in weight.axes)
+
+
+def dtype_of(name: str, weight: Weight, config: DecoderConfig) -> Any:
+    """The type a weight is kept in: frozen matrices in that in which they are used."""
+    matrix = weight.summed > 0 or "vocab" in weight.axes
+    return config.dtype if config.lora and matrix and name not in ADAPTERS else config.param_dtype
 
 
 def initial_weights(
@@ -111,16 +129,19 @@ def _drawn(table: dict[str, Weight], config: DecoderConfig, stack: tuple[int, ..
 def _initial(
     name: str, weight: Weight, config: DecoderConfig, stack: tuple[int, ...], key: jax.Array
 ) -> jax.Array:
-    """Norms times 1, biases 0, matrices normal with std fan_in^-1/2, by (2L)^-1/2 if they write to the residual."""
+    """Norms times 1, biases 0, matrices normal with std fan_in^-1/2, by (2L)^-1/2 if they write to the residual. Of an adapter
+    the first factor with std (3 fan_in)^-1/2, the second 0."""
     shape, dtype = shape_of(weight, config), config.param_dtype
     if name.endswith("norm"):
         return jnp.full(stack + shape, 0 if config.gemma else 1, dtype)
-    if name.endswith("bias"):
+    if name.endswith(("bias", OUTPUT)):
         return jnp.zeros(stack + shape, dtype)
     std = EMBEDDING_STD if "vocab" in weight.axes else math.prod(shape[: weight.summed]) ** -0.5
     if name in ("out", "down"):
         std *= (2 * config.layers) ** -0.5
-    return _normal(key, jnp.asarray(std, dtype), stack + shape)
+    if name.endswith(INPUT):
+        std *= 3**-0.5
+    return _normal(key, jnp.asarray(std, dtype), stack + shape).astype(dtype_of(name, weight, config))
 
 
 # One small program a shape, shared by all weights and decoders of that shape: the generator compiles slowly.
@@ -152,7 +173,7 @@ def logical_axes(params: Any) -> Any:
         if leaf.ndim == 0:
             return ()
         name = weight_name(path)
-        weight = OUTER.get(name) or LAYER.get(name)
+        weight = (OUTER | LAYER | ADAPTERS).get(name)
         if weight is None or leaf.ndim - len(weight.axes) not in (0, 1):
             raise ValueError(
                 f"{jax.tree_util.keystr(path)} with shape {leaf.shape} is not a weight of entjax's decoder."

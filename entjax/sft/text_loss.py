@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from entjax import masked, vocab
+from entjax.models.lora import split, together
 from entjax.passes import in_pieces, split_rows
 from entjax.transform import NOTHING
 from entjax.types import wide_dtype
@@ -96,7 +97,8 @@ def make_text_step(
     microbatches: int = 1,
     chunk: int = vocab.CHUNK,
 ) -> Callable:
-    """step(params, opt_state, tokens, mask, teacher_params=None) -> (params, opt_state, loss); the first two are donated.
+    """step(params, opt_state, tokens, mask, teacher_params=None) -> (params, opt_state, loss); the first two are donated, the
+    second is optimizer.init(models.lora.split(params)[0]).
 
     `teacher` gives the structure of a teacher, which may be any model over the same vocabulary.
     """
@@ -117,14 +119,16 @@ def make_text_step(
         stats = in_pieces(read, tokens, batch, microbatches) if loss.reads else {}
         decision = jax.lax.stop_gradient(loss.weigh(mask, stats))
 
-        def value(params, tokens, mask, decision):
-            text = view(params, tokens)
+        trained, frozen = split(params)
+
+        def value(trained, tokens, mask, decision):
+            text = view(together(trained, frozen), tokens)
             return loss_of_text(loss, text, tokens, mask, decision, teacher=seen(tokens), chunk=chunk)
 
-        total, grads = _gradients(value, params, (tokens, mask, decision), batch, microbatches)
+        total, grads = _gradients(value, trained, (tokens, mask, decision), batch, microbatches)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes int and float counts
-            changes, opt_state = optimizer.update(grads, opt_state, params)
-            return optax.apply_updates(params, changes), opt_state, total
+            changes, opt_state = optimizer.update(grads, opt_state, trained)
+            return together(optax.apply_updates(trained, changes), frozen), opt_state, total
 
     return jax.jit(step, donate_argnums=(0, 1))
 
