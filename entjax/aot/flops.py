@@ -25,6 +25,12 @@ def matrices(c: DecoderConfig) -> int:
     return c.layers * (attention + 3 * c.width * c.mlp)
 
 
+def adapters(c: DecoderConfig) -> int:
+    """Weights of the adapters, if the decoder has some: rank times inputs and outputs of every matrix."""
+    query, key = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    return c.layers * c.lora * (2 * (c.width + query) + 2 * (c.width + key) + 3 * (c.width + c.mlp))
+
+
 def head(c: DecoderConfig) -> int:
     return c.width * c.vocab
 
@@ -51,4 +57,7 @@ def work_of(c: DecoderConfig, sizes: Any, program: str, *, reads: float = 0.0) -
         return Work(tokens * (causal + top), tokens * (full + top), tokens)
     again = {"none": 0.0, "dots": attention(c, length), "full": full}[c.remat]
     seen = reads * (full + top)
-    return Work(3 * tokens * (causal + top), tokens * (3 * full + again + 3 * top + seen), tokens)
+    # What is frozen is passed through forward and backward, and has no gradient of its own.
+    frozen = 0.0 if not c.lora else 2.0 * matrices(c) + top - 3 * 2.0 * adapters(c)
+    model, hardware = 3 * (causal + top) - frozen, 3 * (full + top) - frozen + again + seen
+    return Work(tokens * model, tokens * hardware, tokens)

@@ -15,6 +15,7 @@ from entjax.aot.chips import CHIPS, chip_of
 from entjax.aot.programs import Report, Sizes
 from entjax.config import load_config
 from entjax.models import Decoder, tiny
+from entjax.models.lora import split, together
 
 
 def test_forward_operations_are_those_that_xla_counts():
@@ -40,6 +41,24 @@ def test_what_an_update_costs():
     layers, attention, head = 2 * flops.matrices(c), flops.attention(c, 32), 2 * flops.head(c)
     assert work.model == 256 * 3 * (layers + attention / 2 + head)
     assert work.hardware == 256 * (4 * (layers + attention) + 3 * head)
+
+
+def test_what_an_update_of_adapters_costs():
+    """Frozen weights are passed through twice instead of three times: as the compiled gradient, whose attention is whole."""
+    c = tiny(vocab=2048, width=256, layers=2, heads=4, kv_heads=2, context=64).replace(lora=8)
+    model = Decoder(c, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(model)
+    adapters, frozen = split(params)
+
+    def loss(adapters, frozen, tokens):
+        model = nnx.merge(graphdef, together(adapters, frozen))
+        return jnp.sum((model(tokens) @ model.head()) ** 2)
+
+    tokens = jnp.zeros((4, 64), jnp.int32)
+    counted = jax.jit(jax.grad(loss)).lower(adapters, frozen, tokens).compile().cost_analysis()["flops"]
+    sizes = Sizes(rows=4, length=64, prompts=1, prompt=16, new=48, at_once=4)
+    mine, whole = flops.work_of(c, sizes, "update"), flops.work_of(c.replace(lora=0), sizes, "update")
+    assert abs(counted / mine.hardware - 1) < 0.1 < 1 - mine.hardware / whole.hardware
 
 
 def fake(**changes):
@@ -116,6 +135,7 @@ def test_shipped_configs_can_be_read_without_data(capsys):
         "qwen25_math_7b",
         "qwen3_4b",
         "qwen3_8b",
+        "qwen3_8b_lora",
         "llama31_8b",
     ):
         config = load_config(f"configs/{name}.py")

@@ -55,6 +55,19 @@ def test_a_step_on_a_mesh(alone, small_pieces, name, packed):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got_gradient, gradient)
 
 
+def test_a_step_of_adapters_on_a_mesh(small_pieces):
+    model = config().model.replace(lora=4)
+    tokens, loss, gradient, weights = one_step(config(model=model))
+    got_tokens, got_loss, got_gradient, _ = one_step(
+        config(model=model, **MESHES["2x2x2"]), weights, packed=True
+    )
+    np.testing.assert_array_equal(got_tokens, tokens)
+    assert (
+        abs(got_loss - loss) < 1e-5 and max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-2
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got_gradient, gradient)
+
+
 @pytest.mark.parametrize("minibatches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_families_stay_on_the_devices_of_their_rows(small_pieces, minibatches):
     """No token of a rollout travels: gathering the places of a pack and putting them back is compiled without communication."""
