@@ -80,6 +80,11 @@ def check_values(c: Any) -> None:
             raise ConfigError(
                 f"{name}={value}: must be {'greater than 0' if name in POSITIVE else 'at least 0'} and finite."
             )
+    if isinstance(c.model, DecoderConfig) and c.model_options and c.teacher is None:
+        raise ConfigError(
+            f"model_options={dict(c.model_options)!r} are for the checkpoint in a folder, and model is a DecoderConfig: set them "
+            "there, with model.replace(...)."
+        )
     for names in (("prompts", "samples"), ("eval_prompts", "eval_samples"), ("sft_batch",)):
         rows = math.prod(getattr(c, name) for name in names)
         if rows > MOST_ROWS:

@@ -1,4 +1,4 @@
-"""The nucleus of a policy, found without sorting the vocabulary: by sums over it, about eight of them.
+"""The nucleus of a policy, found without sorting the vocabulary: by five to ten sums over it.
 
     keep v  <=>  sum over u with p_u > p_v of p_u  <  p
 
@@ -43,7 +43,7 @@ def _least(
     A bracket low <= crossing < high closes in on a log scale, by interpolation of the square root of the mass under it (close to
     a line for language models) to one token above the crossing. The end that stays loses weight, the more the less the other
     one gained (Anderson and Bjorck's rule). No token has a mass between `below` and `high`: the search ends as soon as the token
-    at `below` carries what is missing or low reaches it, after some eight passes instead of one for each bit. Tokens of mass
+    at `below` carries what is missing or low reaches it, after five to ten passes instead of one for each bit. Tokens of mass
     (1 - p) / V or less hold at most 1 - p together: the search starts above them.
     """
     mass = jnp.exp(log_probs)
@@ -60,16 +60,15 @@ def _least(
 
     def closer(state):
         low, high, below, under_low, under_high, weight_low, weight_high = state
+        open_ = searching(state)  # others of the batch still may be when this row is done
         goal = jnp.sqrt(rest + below)
         from_low, to_high = goal - jnp.sqrt(under_low), jnp.sqrt(under_high) - goal
         part = weight_low * from_low / (weight_low * from_low + weight_high * to_high)
         part = jnp.where((part > 0) & (part < 1), part, 0.5)  # where rounding is all that is left
         guess = low * (high / low) ** part
-        cut = jnp.where(searching(state) & (guess > low), jnp.minimum(guess, below), below)
+        cut = jnp.where(open_ & (guess > low), jnp.minimum(guess, below), below)
         left, largest = under(cut)
-        fits = (left > rest) & searching(
-            state
-        )  # the crossing lies under the cut; other rows may still search
+        fits = open_ & (left > rest)  # the crossing lies under the cut
         gained = 1 - (jnp.sqrt(left) - goal) / jnp.where(fits, to_high, -from_low)
         less = jnp.fmax(0.25, jnp.fmin(gained, 1))
         one = jnp.ones_like(less)

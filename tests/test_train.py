@@ -243,6 +243,7 @@ def test_updates_that_are_not_finite_stop_the_run_with_advice(tmp_path):
         ({"lr_decay": "cubic"}, "lr_decay"),
         ({"profile": "3"}, "FIRST:LAST"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"model_options": {"lora": 4}}, "model.replace"),
     ],
 )
 def test_impossible_configs_are_refused(change, message):
