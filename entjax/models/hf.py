@@ -81,8 +81,9 @@ def load_config(folder: str | Path, **changes: Any) -> DecoderConfig:
     """The DecoderConfig of a Hugging Face folder, without its weights."""
     folder = Path(folder)
     if not folder.is_dir():
+        hub = f": hf download {folder} --local-dir models/{folder.name}" if len(folder.parts) == 2 else "."
         raise CheckpointError(
-            f"{folder} is not a folder; give a local Hugging Face checkpoint, entjax downloads none."
+            f"{folder} is not a folder; give a local Hugging Face checkpoint, entjax downloads none{hub}"
         )
     return config_from_hf(read_json(folder / "config.json"), **changes)
 

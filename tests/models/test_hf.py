@@ -340,7 +340,7 @@ def test_damaged_indexes_are_refused(damage, sentence, tmp_path):
 
 
 def test_a_name_on_a_hub_is_not_a_folder():
-    with pytest.raises(CheckpointError, match=r"Qwen/Qwen3-8B is not a folder.*entjax downloads none"):
+    with pytest.raises(CheckpointError, match=r"Qwen/Qwen3-8B is not a folder.*hf download Qwen/Qwen3-8B"):
         load_hf("Qwen/Qwen3-8B")
 
 
