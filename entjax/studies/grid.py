@@ -80,8 +80,8 @@ STALLED = (
 
 TWO_MACHINES = " Seeds 3 and 4 of all arms ran on another kind of processor than seeds 0 to 2, with a warm start 1 trained there."
 LATER = (
-    " Seeds 5, 7 and 9 ran on another kind of processor than seeds 0 to 4, with warm starts trained there; the rest of the"
-    " family has these three alone."
+    " Seeds 5 and 7 to 10 ran on another kind of processor than seeds 0 to 4, with warm starts trained there; the rest of the"
+    " family has these five alone."
 )
 ONCE = (
     " Seed 7 ran on another kind of processor than the others, with a warm start 1 trained there, and is the only one of the"
