@@ -80,10 +80,11 @@ def check_values(c: Any) -> None:
             raise ConfigError(
                 f"{name}={value}: must be {'greater than 0' if name in POSITIVE else 'at least 0'} and finite."
             )
-    if isinstance(c.model, DecoderConfig) and c.model_options and c.teacher is None:
+    lost = {k: v for k, v in c.model_options.items() if c.teacher is None or k in ("lora", "lora_alpha")}
+    if isinstance(c.model, DecoderConfig) and lost:  # what is left is for the teacher
         raise ConfigError(
-            f"model_options={dict(c.model_options)!r} are for the checkpoint in a folder, and model is a DecoderConfig: set them "
-            "there, with model.replace(...)."
+            f"model_options={lost!r} are for the checkpoint in a folder, and model is a DecoderConfig: set them there, with "
+            "model.replace(...)."
         )
     for names in (("prompts", "samples"), ("eval_prompts", "eval_samples"), ("sft_batch",)):
         rows = math.prod(getattr(c, name) for name in names)

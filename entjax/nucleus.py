@@ -18,7 +18,7 @@ ROW = 2**14  # tokens of a vocabulary whose rows a CPU searches one at a time
 
 
 def nucleus(
-    log_probs: Float[Array, "... V"], p: float | Array, include_crossing: bool = True
+    log_probs: Float[Array, "... V"], p: float | Float[Array, ""], include_crossing: bool = True
 ) -> Bool[Array, "... V"]:
     """The most likely tokens whose mass stays below p; with `include_crossing` also the one that reaches it."""
     log_probs = jax.lax.stop_gradient(log_probs)
@@ -35,7 +35,7 @@ def nucleus(
 
 
 def _least(
-    log_probs: Float[Array, "... V"], p: float | Array, include_crossing: bool
+    log_probs: Float[Array, "... V"], p: float | Float[Array, ""], include_crossing: bool
 ) -> Float[Array, "... 1"]:
     """The log-prob of the nucleus' least likely token; inf for an empty one.
 
@@ -47,7 +47,7 @@ def _least(
     (1 - p) / V or less hold at most 1 - p together: the search starts above them.
     """
     mass = jnp.exp(log_probs)
-    rest = jnp.maximum(1 - p, 1e-7).astype(mass.dtype)  # what may be left out
+    rest = jnp.maximum(1 - p, jnp.finfo(mass.dtype).eps).astype(mass.dtype)  # what may be left out
     full = lambda x: jnp.full((*mass.shape[:-1], 1), x, mass.dtype)
 
     def under(cut):

@@ -127,8 +127,8 @@ def load_checkpoint(config: Config, layout: Layout | None, folder: Any = None) -
     folder = folder or config.model
     with naming(key, folder):
         if layout is None:
-            return load_hf(folder, **options)
+            return load_hf(folder, seed=config.seed, **options)
         shapes = abstract_params(load_config(folder, **options))
-        model = load_hf(folder, shardings=layout.weights(shapes), **options)
+        model = load_hf(folder, shardings=layout.weights(shapes), seed=config.seed, **options)
     model.constrain = layout.constrain
     return model

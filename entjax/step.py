@@ -49,9 +49,8 @@ class TrainState:
     step: Int[Array, ""]  # rollout batches consumed
     skipped: Int[Array, ""]  # updates left out because loss or gradient was not finite
     key: Array
-    reference: Any = (
-        None  # of the reference policy, if the objective compares with one: its parameters that are trained
-    )
+    # If the objective compares with a reference policy: those of its parameters that are trained, or a teacher's.
+    reference: Any = None
 
     def reference_params(self, objective: Objective) -> Any:
         """The whole parameters of the reference policy, or None; what is frozen it shares with the policy."""

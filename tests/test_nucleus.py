@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from entjax.decoding import top_p
 from entjax.nucleus import ROW, nucleus
 
 V = 2 * ROW  # a CPU goes over such rows one at a time
@@ -52,4 +53,7 @@ def test_equally_likely_tokens_stand_together():
 
 @pytest.mark.parametrize("size", [8, V])
 def test_ends_on_nan(size):
-    assert not nucleus(jnp.full((2, size), jnp.nan), 0.9).any()
+    broken = jnp.full((2, size), jnp.nan)
+    assert not nucleus(broken, 0.9).any()
+    rule = top_p(0.9)
+    assert jnp.isnan(rule.update(broken, rule.init(broken), None)[0]).all()

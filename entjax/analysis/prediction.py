@@ -14,6 +14,7 @@ from flax import nnx
 from entjax import entropy_change, masked, vocab
 from entjax.analysis.agreement import pearson, spearman
 from entjax.batch import make_batch
+from entjax.models.lora import split, together
 from entjax.passes import policy_features
 from entjax.setup import Parts
 from entjax.step import TrainState
@@ -41,7 +42,7 @@ class Update(NamedTuple):
 
 def make_probe(model: nnx.Module, chunk: int | vocab.Chunks) -> tuple[Callable, Callable]:
     """features(params, rollout) -> what the estimators read; whole(old, new, rollout, advantage) -> what the gradient of the mean
-    entropy says of the step from old to new parameters."""
+    entropy says of the step from old to new parameters, of which those that are trained are compared."""
     graphdef, _ = nnx.split(model)
     reads = {name: f for e in ESTIMATORS for name, f in e.reads.items()} | {"entropy": vocab.entropy}
 
@@ -51,9 +52,11 @@ def make_probe(model: nnx.Module, chunk: int | vocab.Chunks) -> tuple[Callable, 
 
     @jax.jit
     def whole(old, new, rows: Rollout, advantage):
-        def means(params):
+        (old, _), (new, frozen) = split(old), split(new)
+
+        def means(trained):
             wanted = {"entropy": vocab.entropy, "logp": vocab.logp}
-            found = policy_features(graphdef, params, None, rows, wanted, chunk)
+            found = policy_features(graphdef, together(trained, frozen), None, rows, wanted, chunk)
             mean = lambda x: masked.mean(x, rows.mask)
             return mean(found["entropy"]), mean(advantage * found["logp"])
 
@@ -75,7 +78,7 @@ def one_update(
     before = features(state.params, batch.rollout.replace(extra=extra))
     rollout = batch.rollout.replace(old_logp=before["logp"], extra=extra)
     advantage, scores = predictions(parts.objective, rollout, {**extra, **before}, state.signal_state)
-    old = jax.tree.map(jnp.copy, state.params)  # the step donates its state
+    old = jax.tree.map(jnp.copy, split(state.params)[0])  # the step donates its state
     state, _ = parts.step(state, batch.rollout, batch.pack)
     after = features(state.params, rollout)
     found = compare(scores, before["entropy"], after["entropy"], rollout)

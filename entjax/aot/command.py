@@ -10,7 +10,6 @@ from entjax.aot import programs, report
 from entjax.aot.chips import chip_of
 from entjax.aot.programs import Plan, Report
 from entjax.config import Config, ConfigError, load_config, parse_overrides
-from entjax.models.known import architecture
 from entjax.sharding import MeshError
 
 
@@ -57,7 +56,7 @@ def _sweep(config: Config, topology: str, prompt: int) -> int:
     """Compile the update step for every candidate; recommend the one with the lowest bound beside which the sampler fits."""
     rows = config.rows // (config.minibatches * config.microbatches)
     devices = len(programs.topology_devices(topology))
-    sizes = architecture(config.model, **config.model_options)
+    sizes = programs.sizes_of(config)
     found: list[tuple[float, int, Plan, Report]] = []
     print(f"{'mesh':32}{'remat':7}{'at best':>10}")
     for number, (mesh, remat) in enumerate(report.candidates(devices, rows, sizes)):

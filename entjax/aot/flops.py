@@ -1,7 +1,8 @@
 """Analytic counts of arithmetic: what the model asks for, and what the hardware does for it.
 
 One multiply-add is two operations. Model FLOPs are those of a forward and a backward pass (3 forwards) over the tokens with
-causal attention; hardware FLOPs add what is recomputed and the half of the attention that is masked away after the fact.
+causal attention, 2 forwards for frozen weights; hardware FLOPs add what is recomputed and the half of the attention that is
+masked away after the fact.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Work(NamedTuple):
 
 
 def matrices(c: DecoderConfig) -> int:
-    """Weights of the layers that every token is multiplied with."""
+    """Weights of the layers that every token is multiplied with, adapters aside."""
     attention = c.width * c.head_dim * (2 * c.heads + 2 * c.kv_heads)
     return c.layers * (attention + 3 * c.width * c.mlp)
 
@@ -45,19 +46,19 @@ def work_of(c: DecoderConfig, sizes: Any, program: str, *, reads: float = 0.0) -
     rows that the update looks at once more, without gradient, before it decides."""
     if program == "reshard":
         return Work(0.0, 0.0, 0)
+    weights = 2.0 * (matrices(c) + adapters(c))
     if program == "decode":
         tokens = sizes.at_once
-        done = tokens * (2.0 * (matrices(c) + head(c)) + attention(c, sizes.prompt + sizes.new))
+        done = tokens * (weights + 2.0 * head(c) + attention(c, sizes.prompt + sizes.new))
         return Work(done, done, tokens)
     tokens = sizes.prompts * sizes.prompt if program == "prefill" else sizes.rows * sizes.length
     length = sizes.prompt if program == "prefill" else sizes.length
-    causal, full = (2.0 * matrices(c) + attention(c, keys) for keys in (length / 2, length))
+    causal, full = (weights + attention(c, keys) for keys in (length / 2, length))
     top = 0.0 if program == "prefill" else 2.0 * head(c)
     if program != "update":
         return Work(tokens * (causal + top), tokens * (full + top), tokens)
     again = {"none": 0.0, "dots": attention(c, length), "full": full}[c.remat]
     seen = reads * (full + top)
-    # What is frozen is passed through forward and backward, and has no gradient of its own.
-    frozen = 0.0 if not c.lora else 2.0 * matrices(c) + top - 3 * 2.0 * adapters(c)
+    frozen = 2.0 * matrices(c) + top if c.lora else 0.0  # its gradient, which nobody needs
     model, hardware = 3 * (causal + top) - frozen, 3 * (full + top) - frozen + again + seen
     return Work(tokens * model, tokens * hardware, tokens)

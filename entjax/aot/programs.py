@@ -137,6 +137,12 @@ def topology_devices(topology: str) -> list[Any]:
         ) from error
 
 
+def sizes_of(config: Config, **changes: Any) -> DecoderConfig:
+    """The decoder of a config; `model_options` are for one in a folder."""
+    options = {} if isinstance(config.model, DecoderConfig) else config.model_options
+    return architecture(config.model, **{**options, **changes})
+
+
 def plan(
     config: Config, topology: str, *, prompt: int = 512, mesh: dict[str, int] | None = None, **changes: Any
 ) -> Plan:
@@ -146,7 +152,7 @@ def plan(
         make_mesh(mesh or dict(config.mesh) or {"fsdp": -1}, topology_devices(topology)), config.sharding
     )
     layout.check(config)
-    sizes = architecture(config.model, **{**config.model_options, **changes})
+    sizes = sizes_of(config, **changes)
     model = nnx.eval_shape(lambda: Decoder(sizes, rngs=nnx.Rngs(0), constrain=layout.constrain))
     if prompt + config.max_new_tokens > sizes.context:
         raise ValueError(

@@ -26,7 +26,8 @@ class _Nucleus(NamedTuple):
     min_keep: int
 
     def __call__(self, logits, state, context):
-        keep = nucleus(jax.nn.log_softmax(logits, axis=-1), state.p)
+        log_probs = jax.nn.log_softmax(logits, axis=-1)
+        keep = nucleus(log_probs, state.p) | jnp.isnan(log_probs)  # what is broken stays in sight
         keep |= state.p >= 1  # rounding may let the sum reach 1 early
         if self.min_keep > 1:
             keep |= exactly(logits, self.min_keep)

@@ -45,11 +45,12 @@ def abstract_params(config: DecoderConfig) -> Any:
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))[1]
 
 
-def load_hf(folder: str | Path, *, shardings: Any = None, **changes: Any) -> Decoder:
+def load_hf(folder: str | Path, *, shardings: Any = None, seed: int = 0, **changes: Any) -> Decoder:
     """The decoder in a Hugging Face folder (config.json and safetensors).
 
     `changes` are fields of DecoderConfig: dtype and param_dtype (float32 by default), scan_layers, remat, lora.
-    `shardings` is a tree like `abstract_params(config)` of shardings; a process then keeps only its own part.
+    `shardings` is a tree like `abstract_params(config)` of shardings; a process then keeps only its own part. Adapters are drawn
+    from `seed`.
     """
     folder = Path(folder)
     config = load_config(folder, **changes)
@@ -65,7 +66,7 @@ def load_hf(folder: str | Path, *, shardings: Any = None, **changes: Any) -> Dec
         def fill(path: tuple[Any, ...], leaf: Any, sharding: Any = None) -> jax.Array:
             weight, names = _sources(path, config)
             if weight_name(path) in ADAPTERS:
-                tensors = (_drawn(name, weight_name(path), config) for name in names)
+                tensors = (_drawn(name, weight_name(path), config, seed) for name in names)
             else:
                 tensors = (_from_stored(files[found[n].path].get_tensor(n), weight, config) for n in names)
             return _assemble(tensors, leaf.shape, leaf.dtype, sharding, stacked=leaf.ndim > len(weight.axes))
@@ -81,11 +82,16 @@ def load_config(folder: str | Path, **changes: Any) -> DecoderConfig:
     """The DecoderConfig of a Hugging Face folder, without its weights."""
     folder = Path(folder)
     if not folder.is_dir():
-        hub = f": hf download {folder} --local-dir models/{folder.name}" if len(folder.parts) == 2 else "."
+        hub = f": hf download {folder} --local-dir models/{folder.name}" if _of_a_hub(folder) else "."
         raise CheckpointError(
             f"{folder} is not a folder; give a local Hugging Face checkpoint, entjax downloads none{hub}"
         )
     return config_from_hf(read_json(folder / "config.json"), **changes)
+
+
+def _of_a_hub(name: Path) -> bool:
+    """Is this spelt as a hub names models, and no path of this machine?"""
+    return len(name.parts) == 2 and name.parts[0] not in ("models", "..", "/") and not name.parent.exists()
 
 
 def save_hf(
@@ -195,13 +201,13 @@ def _adapted(name: str) -> tuple[str, str]:
     return name.removesuffix(end), end
 
 
-def _drawn(source: str, name: str, config: DecoderConfig) -> np.ndarray:
-    """A factor of the adapter of the tensor `source`: the same on every process and in every run."""
+def _drawn(source: str, name: str, config: DecoderConfig, seed: int) -> np.ndarray:
+    """A factor of the adapter of the tensor `source`, the same on every process."""
     shape = shape_of(ADAPTERS[name], config)
     if name.endswith(OUTPUT):
         return np.zeros(shape, np.float32)
     spread = float(3 * np.prod(shape[:-1])) ** -0.5
-    generator = np.random.default_rng(list(source.encode()))
+    generator = np.random.default_rng([seed, *source.encode()])
     return spread * generator.standard_normal(shape, np.float32)
 
 

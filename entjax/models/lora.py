@@ -3,7 +3,8 @@
     y = x W + (alpha / r) (x A) B,        A [inputs, r] drawn,  B [r, outputs] zero at first
 
 Gradients, the optimizer's moments and a reference policy then exist for A and B alone; frozen matrices are kept in the compute
-type. `split` is all that a training step needs to know: a model without adapters trains everything.
+type. `split` is all that a training step needs to know: a model without adapters trains everything. A reference policy that
+follows the policy (reference_decay) averages A and B, each by itself.
 """
 
 from __future__ import annotations

@@ -107,9 +107,11 @@ def shape_of(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
 
 
 def dtype_of(name: str, weight: Weight, config: DecoderConfig) -> Any:
-    """The type a weight is kept in: frozen matrices in that in which they are used."""
+    """The type a weight is kept in: frozen matrices in the one in which they are used, if it is the smaller one."""
     matrix = weight.summed > 0 or "vocab" in weight.axes
-    return config.dtype if config.lora and matrix and name not in ADAPTERS else config.param_dtype
+    if not (config.lora and matrix) or name in ADAPTERS:
+        return config.param_dtype
+    return min(config.param_dtype, config.dtype, key=lambda kind: kind.itemsize)
 
 
 def initial_weights(

@@ -342,6 +342,8 @@ def test_damaged_indexes_are_refused(damage, sentence, tmp_path):
 def test_a_name_on_a_hub_is_not_a_folder():
     with pytest.raises(CheckpointError, match=r"Qwen/Qwen3-8B is not a folder.*hf download Qwen/Qwen3-8B"):
         load_hf("Qwen/Qwen3-8B")
+    with pytest.raises(CheckpointError, match=r"downloads none\.$"):
+        load_hf("models/Qwen3-8B")
 
 
 def test_a_folder_with_a_checkpoint_is_not_overwritten(tmp_path):

@@ -47,8 +47,10 @@ def test_a_checkpoint_starts_as_it_is(scan, tmp_path):
     folder = write_checkpoint(tmp_path, RAW)
     plain, adapted = load_hf(folder, scan_layers=scan), load_hf(folder, scan_layers=scan, lora=3)
     np.testing.assert_array_equal(logits_of(adapted), logits_of(plain))
-    again = load_hf(folder, scan_layers=scan, lora=3)
+    again, other = (load_hf(folder, scan_layers=scan, lora=3, seed=seed) for seed in (0, 1))
     jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(adapted))
+    inner = lambda model: layer(nnx.state(model, nnx.Param), 0, scan)["gate" + INPUT]
+    assert not np.array_equal(inner(other), inner(adapted))
     first = layer(nnx.state(adapted, nnx.Param), 0, scan)
     second = layer(nnx.state(adapted, nnx.Param), 1, scan)
     assert not np.array_equal(first["gate" + INPUT], second["gate" + INPUT])
@@ -88,6 +90,17 @@ def test_gradients_follow_from_those_of_the_merged_matrices(scan, tmp_path):
                 np.testing.assert_allclose(
                     np.ravel(mine), theirs_.ravel(), rtol=1e-3, atol=1e-4 * np.abs(theirs_).max()
                 )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_merged(name, tmp_path):
+    scan = len(name) % 2 == 0
+    adapted = moved(load_hf(write_checkpoint(tmp_path / "in", FAMILIES[name]), scan_layers=scan, lora=2))
+    save_hf(tmp_path / "out", adapted)
+    tokens = tokens_of(FAMILIES[name])
+    logits = lambda model: np.asarray(model(tokens) @ model.head())
+    assert np.abs(logits(adapted) - logits(load_hf(tmp_path / "in", lora=2))).max() > 1e-2
+    np.testing.assert_allclose(logits(load_hf(tmp_path / "out")), logits(adapted), atol=1e-4)
 
 
 def test_what_is_written_opens_in_transformers_with_the_same_logits(tmp_path):
@@ -136,6 +149,29 @@ def test_frozen_matrices_are_kept_in_the_compute_type_and_compute_the_same():
     assert kept(frozen) == {"bfloat16"} and kept(adapters) == {"float32"}
     tokens = np.arange(19)[None]
     np.testing.assert_array_equal(slim(tokens), wide(tokens))
+
+
+def test_the_gradient_of_the_mean_entropy_is_that_of_what_is_trained():
+    from entjax import masked, vocab
+    from entjax.analysis.prediction import SHARED, make_probe
+    from entjax.passes import policy_features
+
+    model = moved(ej.models.Decoder(CONFIG.replace(lora=2), rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(model)
+    rollout, (adapters, frozen) = tiny.rollout(vocab=19), split(params)
+    advantage = jax.random.normal(jax.random.key(0), rollout.tokens.shape)
+
+    def mean(name, scale):
+        def of(adapters):
+            wanted = {"entropy": vocab.entropy, "logp": vocab.logp}
+            found = policy_features(graphdef, together(adapters, frozen), None, rollout, wanted, 64)
+            return masked.mean(scale * found[name], rollout.mask)
+
+        return jax.grad(of)(adapters)
+
+    expected = optax.tree.vdot(mean("entropy", 1.0), mean("logp", advantage))
+    found = make_probe(model, 64)[1](params, params, rollout, advantage)
+    assert float(found[SHARED]) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_supervised_steps_train_the_adapters():
