@@ -2,7 +2,8 @@
 
 Arrays are saved under flat names ("params/...", "signal_state/per_step/siren/anchor"), the host's side (data position, log
 positions, config) as JSON. Nothing is pickled. Fingerprints of both lie in the JSON, because a changed byte in an array or in
-JSON would otherwise be read without complaint.
+JSON would otherwise be read without complaint. Weights that adapters leave as they are (models/lora.py) are in no checkpoint,
+only their fingerprints are: a run finds them again where it found them first.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import orbax.checkpoint as ocp
 
 from entjax import distributed
 from entjax.fingerprint import digest, fingerprints
+from entjax.models.lora import split, together
 from entjax.step import TrainState
 
-FORMAT = 2  # 1 had no fingerprints
+FORMAT = 3  # 1 had no fingerprints, 2 held frozen weights
 SET_ASIDE = "damaged_"
 
 
@@ -29,8 +31,8 @@ class CheckpointFault(ValueError):
     """A checkpoint cannot be used; the message says why and what to do."""
 
 
-def flatten(state: TrainState) -> dict[str, jax.Array]:
-    """The arrays of a state by name; random keys as their raw data."""
+def flatten(state: Any) -> dict[str, jax.Array]:
+    """The arrays of a state, or of a part of one, by name; random keys as their raw data."""
     out = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -80,8 +82,14 @@ class Checkpoints:
         """Write the state after `step` rollout batches; the files appear under their name only when complete."""
         if step in self._manager.all_steps():
             return
-        arrays = flatten(state)
-        host = {"format": FORMAT, "arrays": fingerprints(arrays), **host}
+        trained, frozen = split(state.params)
+        arrays = flatten(state.replace(params=trained))
+        host = {
+            "format": FORMAT,
+            "arrays": fingerprints(arrays),
+            "frozen": fingerprints(flatten(frozen)),
+            **host,
+        }
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
             host=ocp.args.JsonSave({**host, "digest": digest(host)}),
@@ -131,7 +139,9 @@ class Checkpoints:
         return host
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of a checkpoint, placed and sharded like `like`."""
+        """The state of a checkpoint, placed and sharded like `like`, with its frozen weights."""
+        trained, frozen = split(like.params)
+        like = like.replace(params=trained)
         wanted = {name: _abstract(leaf) for name, leaf in flatten(like).items()}
         try:
             saved = self._shapes(step)
@@ -147,14 +157,18 @@ class Checkpoints:
             raise CheckpointFault(
                 f"The checkpoint of step {step} cannot be read ({_first_line(error)[:200]})."
             ) from error
-        known = self.host(step).get("arrays")
-        found = {} if known is None else fingerprints(restored["state"])
-        bad = sorted(name for name in found if found[name] != known.get(name))
+        host = self.host(step)
+        bad = _changed(host.get("arrays"), restored["state"])
+        if bad:
+            raise CheckpointFault(f"The checkpoint of step {step} is damaged: {bad} not what was written.")
+        bad = _changed(host.get("frozen"), flatten(frozen))
         if bad:
             raise CheckpointFault(
-                f"The checkpoint of step {step} is damaged: {_some(bad)} {'is' if len(bad) == 1 else 'are'} not what was written."
+                f"The checkpoint of step {step} holds adapters of another model: {bad} not the weights that the run began with. "
+                "Set model to the folder that it was trained from, unchanged, and dtype as it was."
             )
-        return unflatten(like, restored["state"])
+        state = unflatten(like, restored["state"])
+        return state.replace(params=together(state.params, frozen))
 
     def _shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes in a checkpoint, without reading the arrays."""
@@ -192,6 +206,13 @@ def _compare(step: int, wanted: dict, saved: dict) -> None:
                 f"{name} has shape {saved[name]} in the checkpoint of step {step}, but {tuple(leaf.shape)} in this run: "
                 "the model's sizes differ."
             )
+
+
+def _changed(known: dict[str, int] | None, arrays: dict[str, jax.Array]) -> str:
+    """ "a, b are" of the arrays that do not have their fingerprints; nothing where none are known, or all agree."""
+    found = {} if known is None else fingerprints(arrays)
+    bad = sorted(name for name in found if found[name] != (known or {}).get(name))
+    return f"{_some(bad)} {'is' if len(bad) == 1 else 'are'}" if bad else ""
 
 
 def _some(names: list[str]) -> str:

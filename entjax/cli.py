@@ -189,6 +189,9 @@ def _model_commands(add: Add) -> None:
     one = add("export", commands.export, "write the last checkpoint of a run as a Hugging Face folder")
     one.add_argument("workdir", type=local, help="a run directory")
     one.add_argument("folder", type=local, help="the folder to write")
+    one.add_argument(
+        "--adapter", action="store_true", help="the adapters of a LoRA run alone, as peft keeps them"
+    )
     _override(one)
 
     one = add(

@@ -142,12 +142,15 @@ def bench(options) -> int:
 def export(options) -> int:
     from flax import nnx
 
-    from entjax.models import has_tokenizer, save_hf
+    from entjax.models import has_tokenizer, save_adapter, save_hf
 
     with restored(options.workdir, options.override) as (parts, state):
         nnx.update(parts.model, state.params)
         source = parts.config.model if isinstance(parts.config.model, str) else None
-        save_hf(options.folder, parts.model, source if source and has_tokenizer(source) else None)
+        if options.adapter:
+            save_adapter(options.folder, parts.model, source)
+        else:
+            save_hf(options.folder, parts.model, source if source and has_tokenizer(source) else None)
         print(options.folder)
     return 0
 

@@ -39,7 +39,7 @@ class Config:
     model: DecoderConfig | str  # a new model, or the folder of a Hugging Face checkpoint
     model_options: Mapping[str, Any] = dataclasses.field(
         default_factory=dict
-    )  # of a checkpoint: fields of DecoderConfig, e.g. {"dtype": "bfloat16", "scan_layers": True, "remat": "full"}
+    )  # of a checkpoint: fields of DecoderConfig, e.g. {"dtype": "bfloat16", "scan_layers": True, "remat": "full"}, and adapter
     recipe: str = "grpo"  # a name of `entjax methods`
     recipe_options: Mapping[str, Any] = dataclasses.field(
         default_factory=dict

@@ -36,7 +36,7 @@ KINDS = {
     "task": (Task, A_TASK),
     "eval_task": (Task | None, f"{A_TASK}, or None"),
     "model": (DecoderConfig | str, "ej.models.tiny(...), a DecoderConfig, or a checkpoint folder"),
-    "model_options": (Mapping, "fields of DecoderConfig by name"),
+    "model_options": (Mapping, "fields of DecoderConfig by name, adapter"),
     "chat_options": (Mapping, "values by the name that the chat template reads"),
     "recipe_options": (Mapping, "arguments of the recipe by name"),
     "teacher": (str | None, "a checkpoint folder, or None"),
@@ -56,7 +56,8 @@ def check_kinds(c: Any) -> None:
             raise ConfigError(f"{name}={value!r}: expected {what}.")
         if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
             raise ConfigError(f"{name}={value!r}: expected {what}; its keys must be words.")
-    unknown = sorted(set(c.model_options) - {f.name for f in dataclasses.fields(DecoderConfig)})
+    known = {"adapter"} | {f.name for f in dataclasses.fields(DecoderConfig)}
+    unknown = sorted(set(c.model_options) - known)
     if unknown:
         raise ConfigError(f"model_options: a decoder has no field {', '.join(unknown)}.")
     if not all(type(size) is int for size in c.mesh.values()):
@@ -80,7 +81,11 @@ def check_values(c: Any) -> None:
             raise ConfigError(
                 f"{name}={value}: must be {'greater than 0' if name in POSITIVE else 'at least 0'} and finite."
             )
-    lost = {k: v for k, v in c.model_options.items() if c.teacher is None or k in ("lora", "lora_alpha")}
+    lost = {
+        k: v
+        for k, v in c.model_options.items()
+        if c.teacher is None or k in ("lora", "lora_alpha", "adapter")
+    }
     if isinstance(c.model, DecoderConfig) and lost:  # what is left is for the teacher
         raise ConfigError(
             f"model_options={lost!r} are for the checkpoint in a folder, and model is a DecoderConfig: set them there, with "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from entjax.models import (
     load_config,
     load_hf,
 )
-from entjax.sharding import Layout, make_mesh
+from entjax.sharding import Layout, MeshError, make_mesh, resharder
 from entjax.tasks import Tokenizer, char_tokenizer, hf_tokenizer
 
 
@@ -123,7 +123,9 @@ def load_checkpoint(config: Config, layout: Layout | None, folder: Any = None) -
     """The decoder of a Hugging Face folder (`model` by default); on a mesh every process keeps only its pieces."""
     options, key = dict(config.model_options), "teacher" if folder else "model"
     if folder:
-        options.pop("lora", None)  # a teacher is never trained
+        options = {
+            key: value for key, value in options.items() if key not in ("lora", "adapter")
+        }  # never trained
     folder = folder or config.model
     with naming(key, folder):
         if layout is None:
@@ -132,3 +134,12 @@ def load_checkpoint(config: Config, layout: Layout | None, folder: Any = None) -
         model = load_hf(folder, shardings=layout.weights(shapes), seed=config.seed, **options)
     model.constrain = layout.constrain
     return model
+
+
+def make_for_sampler(config: Config, layout: Layout | None, model: nnx.Module) -> Callable[[Any], Any] | None:
+    """From the trainer's weights to the sampler's: its own rules, the compute type (to which every use would cast); or None."""
+    if config.sampler_sharding is None:
+        return None
+    if layout is None:
+        raise MeshError("sampler_sharding needs a mesh: set mesh, e.g. mesh=fsdp:-1, or leave it out.")
+    return resharder(layout._replace(rules=config.sampler_sharding), nnx.split(model)[1], model.config.dtype)

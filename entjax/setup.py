@@ -21,11 +21,13 @@ from entjax.held_out import eval_examples, evaluated_task, kept_back, training_t
 from entjax.learning import make_objective, make_optimizer
 from entjax.loss import Objective
 from entjax.models import Decoder
+from entjax.models.lora import split, together
 from entjax.packing import Cost, Pack, Planner
 from entjax.passes import needs_scoring
 from entjax.policy import (
     encode_prompt,
     load_checkpoint,
+    make_for_sampler,
     make_layout,
     make_model,
     make_tokenizer,
@@ -40,7 +42,7 @@ from entjax.rollouts.stepper import Stepper
 from entjax.room import with_room
 from entjax.sampler import Sampler, Sampling, Shapes, make_sampler
 from entjax.sampler.shapes import Bucket
-from entjax.sharding import Layout, MeshError, beside, mirror, resharder
+from entjax.sharding import Layout, MeshError, beside, mirror
 from entjax.step import TrainState, make_score, make_train_step, state_of
 from entjax.tasks import Example, Limits, Scorer, Task, Tokenizer, scorer
 from entjax.tasks.scoring import canonical_of
@@ -97,7 +99,7 @@ class Parts(NamedTuple):
         return nnx.state(make_model(self.config, self.tokenizer, self.layout))
 
     def like(self) -> TrainState:
-        """A state to restore into: shapes and places only, so that nothing is held twice."""
+        """A state to restore into: shapes and places only, so that nothing is held twice, and the model's frozen weights."""
         place = None if self.layout is None else self.layout.whole
         key = jax.jit(lambda: jax.random.key(self.config.seed), out_shardings=place)()
         state = abstract_state(self.model, self.objective, self.optimizer, self.layout)
@@ -105,11 +107,13 @@ class Parts(NamedTuple):
             state = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=key.sharding), state
             )
-        return state.replace(key=key)
+        frozen = split(nnx.state(self.model))[1]
+        return state.replace(key=key, params=together(split(state.params)[0], frozen))
 
     def restore(self, checkpoints: Checkpoints, step: int) -> TrainState:
-        """The state of a checkpoint. The model keeps its shapes only: the weights are the state's from here on."""
-        nnx.update(self.model, jax.eval_shape(lambda weights: weights, nnx.state(self.model)))
+        """The state of a checkpoint. The model keeps shapes of what is trained: the weights are the state's from here on."""
+        trained = split(nnx.state(self.model))[0]
+        nnx.update(self.model, jax.eval_shape(lambda weights: weights, trained))
         return checkpoints.restore(step, self.like())
 
     def newest(self, checkpoints: Checkpoints) -> TrainState:
@@ -387,12 +391,3 @@ def placed(layout: Layout | None, f: Callable) -> Callable:
     if layout is None:
         return f
     return lambda state, rollout, pack=None: f(state, layout.rollout(rollout), layout.pack(pack))
-
-
-def make_for_sampler(config: Config, layout: Layout | None, model: nnx.Module) -> Callable[[Any], Any] | None:
-    """From the trainer's weights to the sampler's: its own rules, the compute type (to which every use would cast); or None."""
-    if config.sampler_sharding is None:
-        return None
-    if layout is None:
-        raise MeshError("sampler_sharding needs a mesh: set mesh, e.g. mesh=fsdp:-1, or leave it out.")
-    return resharder(layout._replace(rules=config.sampler_sharding), nnx.split(model)[1], model.config.dtype)

@@ -29,6 +29,7 @@ from entjax.learning import make_objective, make_optimizer
 from entjax.models import Decoder, DecoderConfig
 from entjax.models.known import architecture
 from entjax.packing import Pack, bucket
+from entjax.policy import make_for_sampler
 from entjax.sampler import Sampling, Shapes, make_sampler, sequence_keys
 from entjax.sampler.generate import shares_prompts
 from entjax.sampler.state import DecodeState, Prefix, by_row
@@ -296,7 +297,7 @@ def scored_rollout(p: Plan) -> Rollout:
 
 
 def _reshard(p: Plan) -> Any:
-    copy = setup.make_for_sampler(p.config, p.layout, p.model)
+    copy = make_for_sampler(p.config, p.layout, p.model)
     if copy is None:
         raise ValueError(
             "The sampler of this config uses the trainer's weights: there is no reshard program."

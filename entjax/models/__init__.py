@@ -5,6 +5,7 @@ from entjax.models.config import DecoderConfig, Rope, Sliding
 from entjax.models.decoder import Decoder
 from entjax.models.files import CheckpointError
 from entjax.models.hf import abstract_params, load_config, load_hf, save_hf
+from entjax.models.peft import save_adapter
 from entjax.models.tiny import tiny
 from entjax.models.tokenizer import has_tokenizer, load_tokenizer
 from entjax.models.weights import logical_axes
@@ -23,6 +24,7 @@ __all__ = [
     "load_hf",
     "load_tokenizer",
     "logical_axes",
+    "save_adapter",
     "save_hf",
     "take_rows",
     "tiny",

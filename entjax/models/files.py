@@ -23,9 +23,10 @@ class CheckpointError(ValueError):
 
 
 class Stored(NamedTuple):
-    """A tensor on disk."""
+    """A tensor on disk, under the name that its file gives it."""
 
     path: Path
+    name: str
     shape: tuple[int, ...]
     dtype: str
 
@@ -68,7 +69,7 @@ def tensors_of(folder: Path) -> dict[str, Stored]:
                         f"{name} is in both {found[name].path.name} and {path.name} of {folder}."
                     )
                 view = file.get_slice(name)
-                found[name] = Stored(path, tuple(view.get_shape()), view.get_dtype())
+                found[name] = Stored(path, name, tuple(view.get_shape()), view.get_dtype())
     return found
 
 

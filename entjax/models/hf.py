@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.tree_util import DictKey
 
 from entjax.models.config import DecoderConfig
 from entjax.models.decoder import Decoder
@@ -25,17 +24,11 @@ from entjax.models.files import (
     write_shards,
 )
 from entjax.models.hf_config import config_from_hf, config_to_hf
-from entjax.models.lora import INPUT, OUTPUT, merged
+from entjax.models.lora import OUTPUT, merged
+from entjax.models.peft import adapter_tensors, rank_of
+from entjax.models.stored import adapters, from_tensor, sources, tensor_reader, tensors
 from entjax.models.tokenizer import check_vocabulary, copy_tokenizer, count_tokens
-from entjax.models.weights import (
-    ADAPTERS,
-    OUTER,
-    Weight,
-    layer_weights,
-    outer_weights,
-    shape_of,
-    weight_name,
-)
+from entjax.models.weights import ADAPTERS, OUTER, shape_of, weight_name
 
 SHARD_BYTES = 4 * 2**30
 
@@ -45,31 +38,44 @@ def abstract_params(config: DecoderConfig) -> Any:
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))[1]
 
 
-def load_hf(folder: str | Path, *, shardings: Any = None, seed: int = 0, **changes: Any) -> Decoder:
+def load_hf(
+    folder: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    shardings: Any = None,
+    seed: int = 0,
+    **changes: Any,
+) -> Decoder:
     """The decoder in a Hugging Face folder (config.json and safetensors).
 
     `changes` are fields of DecoderConfig: dtype and param_dtype (float32 by default), scan_layers, remat, lora.
-    `shardings` is a tree like `abstract_params(config)` of shardings; a process then keeps only its own part. Adapters are drawn
-    from `seed`.
+    `adapter`: a PEFT folder, whose adapters are trained on; others are drawn from `seed`.
+    `shardings` is a tree like `abstract_params(config)` of shardings; a process then keeps only its own part.
     """
     folder = Path(folder)
-    config = load_config(folder, **changes)
+    config = load_config(folder, adapter=adapter, **changes)
     tokens = count_tokens(folder)
     if tokens is not None:
         check_vocabulary(folder, tokens, config.vocab)
     found = tensors_of(folder)
-    check_tensors(folder, found, _stored_shapes(config))
+    check_tensors(folder, found, {name: shape for name, (_, shape) in tensors(config).items()})
+    if adapter is not None:
+        found |= adapter_tensors(adapter, config)
     graphdef, empty = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
     with contextlib.ExitStack() as stack:
         files = {path: stack.enter_context(open_tensors(path)) for path in {t.path for t in found.values()}}
 
         def fill(path: tuple[Any, ...], leaf: Any, sharding: Any = None) -> jax.Array:
-            weight, names = _sources(path, config)
-            if weight_name(path) in ADAPTERS:
-                tensors = (_drawn(name, weight_name(path), config, seed) for name in names)
-            else:
-                tensors = (_from_stored(files[found[n].path].get_tensor(n), weight, config) for n in names)
-            return _assemble(tensors, leaf.shape, leaf.dtype, sharding, stacked=leaf.ndim > len(weight.axes))
+            weight, names = sources(path, config)
+
+            def read(name: str) -> np.ndarray:
+                if name not in found:  # an adapter's factor
+                    return _drawn(name, weight_name(path), config, seed)
+                stored = found[name]
+                return from_tensor(files[stored.path].get_tensor(stored.name), weight, config)
+
+            stacked = leaf.ndim > len(weight.axes)
+            return _assemble(map(read, names), leaf.shape, leaf.dtype, sharding, stacked)
 
         if config.tied:
             _check_tied(folder, found, files)
@@ -78,15 +84,21 @@ def load_hf(folder: str | Path, *, shardings: Any = None, seed: int = 0, **chang
     return nnx.merge(graphdef, params)
 
 
-def load_config(folder: str | Path, **changes: Any) -> DecoderConfig:
-    """The DecoderConfig of a Hugging Face folder, without its weights."""
+def load_config(folder: str | Path, *, adapter: str | Path | None = None, **changes: Any) -> DecoderConfig:
+    """The DecoderConfig of a Hugging Face folder (and of the adapter beside it), without weights."""
     folder = Path(folder)
     if not folder.is_dir():
         hub = f": hf download {folder} --local-dir models/{folder.name}" if _of_a_hub(folder) else "."
         raise CheckpointError(
             f"{folder} is not a folder; give a local Hugging Face checkpoint, entjax downloads none{hub}"
         )
-    return config_from_hf(read_json(folder / "config.json"), **changes)
+    given = {} if adapter is None else rank_of(adapter)
+    other = [name for name in given if changes.get(name, given[name]) != given[name]]
+    if other:
+        raise CheckpointError(
+            f"{other[0]} is {given[other[0]]} in {adapter}, got {changes[other[0]]}: leave it out."
+        )
+    return config_from_hf(read_json(folder / "config.json"), **changes | given)
 
 
 def _of_a_hub(name: Path) -> bool:
@@ -115,30 +127,21 @@ def save_hf(
         raise CheckpointError(
             f"{folder} already holds a checkpoint; choose another folder or remove it first."
         )
-    leaves = jax.tree_util.tree_flatten_with_path(nnx.split(model)[1])[0]
-    placed = {}  # by the name of the tensor, and of the adapter's factor if it is one
-    for path, leaf in leaves:
-        weight, names = _sources(path, config)
-        stacked, factor = leaf.ndim > len(weight.axes), _adapted(weight_name(path))[1]
-        placed |= {(name, factor): (leaf, i if stacked else None) for i, name in enumerate(names)}
-    by_name = {name: weight for name, (weight, _) in _stored(config).items()}
-
-    def array(name: str, factor: str) -> np.ndarray:
-        leaf, layer = placed[name, factor]
-        return _fetch(leaf if layer is None else leaf[layer])
+    read, beside = tensor_reader(model), adapters(config)
+    shapes = {name: shape for name, (_, shape) in tensors(config).items()}
 
     def get(name: str) -> np.ndarray:
-        whole = array(name, "")
-        if (name, OUTPUT) in placed:
-            whole = merged(whole, array(name, INPUT), array(name, OUTPUT), config)
-        return _to_stored(whole, by_name[name]).astype(dtype)
+        whole, factors = read(name), [name.replace("weight", f"lora_{factor}.weight") for factor in "AB"]
+        if factors[0] in beside:
+            whole = merged(whole, *map(read, factors), config)
+        return whole.astype(dtype)
 
     if jax.process_index() != 0:
-        for name in by_name:  # takes part in the gathering of each tensor
+        for name in shapes:  # takes part in the gathering of each tensor
             get(name)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_shards(folder, _stored_shapes(config), get, dtype.itemsize, shard_bytes)
+    write_shards(folder, shapes, get, dtype.itemsize, shard_bytes)
     if tokenizer_from is not None:
         copy_tokenizer(Path(tokenizer_from), folder)
         raw |= _token_ids(Path(tokenizer_from))
@@ -164,61 +167,14 @@ def _token_ids(source: Path) -> dict[str, Any]:
     return {name: raw[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in raw}
 
 
-def _stored(config: DecoderConfig) -> dict[str, tuple[Weight, tuple[int, ...]]]:
-    """Name in the checkpoint -> the weight and its shape there; outer weights first, then layer by layer."""
-    weights = {weight.source: weight for weight in outer_weights(config).values()}
-    for layer in range(config.layers):
-        weights |= {f"model.layers.{layer}.{w.source}": w for w in layer_weights(config).values() if w.source}
-    return {name: (weight, _stored_shape(weight, config)) for name, weight in weights.items()}
-
-
-def _stored_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    return {name: shape for name, (_, shape) in _stored(config).items()}
-
-
-def _stored_shape(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
-    """[outputs, inputs] for a matrix, flat for a bias over heads, the embedding as it is."""
-    shape = shape_of(weight, config)
-    if weight.summed:
-        return int(np.prod(shape[weight.summed :])), int(np.prod(shape[: weight.summed]))
-    return shape if "vocab" in weight.axes else (int(np.prod(shape)),)
-
-
-def _sources(path: tuple[Any, ...], config: DecoderConfig) -> tuple[Weight, list[str]]:
-    """The weight at a path of the parameter tree, and the tensors it is made of, or beside (one a layer if stacked)."""
-    name = weight_name(path)
-    if name in OUTER:
-        return OUTER[name], [OUTER[name].source]
-    layers = [entry.key for entry in path if isinstance(entry, DictKey) and isinstance(entry.key, int)]
-    table = layer_weights(config)
-    source = table[_adapted(name)[0]].source
-    return table[name], [f"model.layers.{layer}.{source}" for layer in layers or range(config.layers)]
-
-
-def _adapted(name: str) -> tuple[str, str]:
-    """("query", "_lora_in") for "query_lora_in", the factor of an adapter; ("query", "") for the matrix itself."""
-    end = next((end for end in (INPUT, OUTPUT) if name.endswith(end)), "")
-    return name.removesuffix(end), end
-
-
 def _drawn(source: str, name: str, config: DecoderConfig, seed: int) -> np.ndarray:
-    """A factor of the adapter of the tensor `source`, the same on every process."""
+    """A factor of an adapter, the tensor `source`, the same on every process."""
     shape = shape_of(ADAPTERS[name], config)
     if name.endswith(OUTPUT):
         return np.zeros(shape, np.float32)
     spread = float(3 * np.prod(shape[:-1])) ** -0.5
-    generator = np.random.default_rng([seed, *source.encode()])
+    generator = np.random.default_rng([seed, *source.replace("lora_A.", "").encode()])
     return spread * generator.standard_normal(shape, np.float32)
-
-
-def _from_stored(tensor: np.ndarray, weight: Weight, config: DecoderConfig) -> np.ndarray:
-    return (tensor.T if weight.summed else tensor).reshape(shape_of(weight, config))
-
-
-def _to_stored(array: np.ndarray, weight: Weight) -> np.ndarray:
-    if not weight.summed:
-        return array if "vocab" in weight.axes else array.reshape(-1)
-    return array.reshape(int(np.prod(array.shape[: weight.summed])), -1).T
 
 
 def _assemble(tensors: Any, shape: tuple[int, ...], dtype: Any, sharding: Any, stacked: bool) -> jax.Array:
@@ -241,12 +197,3 @@ def _assemble(tensors: Any, shape: tuple[int, ...], dtype: Any, sharding: Any, s
         return jnp.asarray(pieces[bounds[None]])
     arrays = [jax.device_put(pieces[part], device) for device, part in bounds.items()]
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
-
-
-def _fetch(array: jax.Array) -> np.ndarray:
-    """The whole array on this host, gathered from the other processes if it is spread over them."""
-    if array.is_fully_addressable:
-        return np.asarray(array)
-    from jax.experimental import multihost_utils  # only runs of several processes need it
-
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -9,6 +9,7 @@ from typing import Any
 
 from entjax.models.config import DecoderConfig, Rope, Sliding
 from entjax.models.hf import load_config
+from entjax.models.peft import rank_of
 
 _QWEN25 = {"qkv_bias": True, "head_dim": 128, "norm_eps": 1e-6, "context": 4096, "rope": Rope(theta=10_000.0)}
 _QWEN3 = {
@@ -44,16 +45,16 @@ KNOWN: Mapping[str, DecoderConfig] = MappingProxyType({
 })  # fmt: skip
 
 
-def architecture(model: DecoderConfig | str, **changes: Any) -> DecoderConfig:
+def architecture(model: DecoderConfig | str, *, adapter: str | None = None, **changes: Any) -> DecoderConfig:
     """The sizes of a config's `model`: given, read from the checkpoint's folder, or known by the folder's name."""
     if isinstance(model, DecoderConfig):
         return model.replace(**changes)
     if Path(model).is_dir():
-        return load_config(model, **changes)
+        return load_config(model, adapter=adapter, **changes)
     name = Path(model).name
     for known, config in KNOWN.items():
         if name.lower() in (known.lower(), f"{known}-instruct".lower(), f"{known}-it".lower()):
-            return config.replace(**changes)
+            return config.replace(**changes | ({} if adapter is None else rank_of(adapter)))
     raise ValueError(
         f"There is no folder {model}, and entjax does not know the sizes of '{name}': download the checkpoint (config.json is "
         f"enough), or name one of {', '.join(KNOWN)}."

@@ -37,10 +37,10 @@ def product(
     return y + added * (config.lora_alpha / config.lora)
 
 
-def merged(matrix: np.ndarray, inputs: np.ndarray, outputs: np.ndarray, config: DecoderConfig) -> np.ndarray:
-    """W + (alpha / r) A B in float32: the matrix that does both."""
-    added = np.tensordot(inputs.astype(np.float32), outputs.astype(np.float32), 1)
-    return matrix.astype(np.float32) + config.lora_alpha / config.lora * added
+def merged(tensor: np.ndarray, inputs: np.ndarray, outputs: np.ndarray, config: DecoderConfig) -> np.ndarray:
+    """W + (alpha / r) A B in float32, the matrix that does both; all as a checkpoint has them, [outputs, inputs]."""
+    added = outputs.astype(np.float32) @ inputs.astype(np.float32)
+    return tensor.astype(np.float32) + config.lora_alpha / config.lora * added
 
 
 def split(params: Any) -> tuple[Any, Any]:

@@ -56,15 +56,19 @@ LAYER = {
     "down_bias": Weight(("embed",), 0, "mlp.down_proj.bias"),
 }
 
-# Beside each matrix; they are in no checkpoint.
-ADAPTERS = {
-    name + end: weight
-    for name in MATRICES
-    for end, weight in (
-        (INPUT, Weight((*LAYER[name].axes[: LAYER[name].summed], "rank"), LAYER[name].summed, "")),
-        (OUTPUT, Weight(("rank", *LAYER[name].axes[LAYER[name].summed :]), 1, "")),
-    )
-}
+
+def _factors(name: str, matrix: Weight) -> dict[str, Weight]:
+    """The two factors of a matrix's adapter, called as PEFT calls them; they are in no checkpoint."""
+    source = matrix.source.removesuffix("weight")
+    return {
+        name + INPUT: Weight(
+            (*matrix.axes[: matrix.summed], "rank"), matrix.summed, f"{source}lora_A.weight"
+        ),
+        name + OUTPUT: Weight(("rank", *matrix.axes[matrix.summed :]), 1, f"{source}lora_B.weight"),
+    }
+
+
+ADAPTERS = {end: weight for name in MATRICES for end, weight in _factors(name, LAYER[name]).items()}
 
 
 def outer_weights(config: DecoderConfig) -> dict[str, Weight]:

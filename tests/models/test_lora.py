@@ -1,5 +1,8 @@
 """Adapters: the model they start from, their gradients by the chain rule, what is trained, and the model they are merged into."""
 
+import contextlib
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +11,12 @@ import pytest
 from flax import nnx
 
 import entjax as ej
+from entjax.checkpoint import CheckpointFault, Checkpoints
+from entjax.cli import main
 from entjax.log import read_lines
-from entjax.models import DecoderConfig, load_hf, save_hf
+from entjax.models import DecoderConfig, load_hf, save_adapter, save_hf
 from entjax.models.lora import INPUT, MATRICES, OUTPUT, split, together
+from entjax.setup import build
 from entjax.sft import make_text_step, nll
 from entjax.train import train
 from tests import tiny
@@ -202,6 +208,63 @@ def test_a_run_resumes_exactly_and_exports_one_model(tmp_path):
     assert again["after"] == whole["after"]
     steps = [untimed(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "run")]
     assert [r["loss"] for r in steps[0] if "loss" in r] == [r["loss"] for r in steps[1] if "loss" in r]
+
+
+def run_of(folder, steps=2):
+    """A short run of adapters beside a folder's weights."""
+    return ej.Config(
+        task=ej.tasks.countdown(numbers=2), model=str(folder), model_options={"lora": 2}, steps=steps, prompts=4,
+        samples=4, max_new_tokens=9, lr=1e-2, sft_steps=4, sft_batch=16, eval_every=0, eval_prompts=4, eval_samples=2,
+        eval_k=(1,), save_every=1,
+    )  # fmt: skip
+
+
+def test_a_checkpoint_holds_the_adapters_and_is_read_beside_the_same_weights_only(tmp_path, capsys):
+    base = tmp_path / "base"
+    save_hf(base, ej.models.Decoder(CONFIG.replace(context=64), rngs=nnx.Rngs(0)))
+    whole = train(run_of(base, 3), tmp_path / "whole")
+    train(run_of(base, 2), tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    names = {name for name in checkpoints._shapes(2) if name.startswith("params/")}
+    assert names and all(name.endswith((INPUT, OUTPUT)) for name in names)
+    checkpoints.close()
+    again = train(run_of(base, 3), tmp_path / "run", resume=True)
+    assert again["after"] == whole["after"]
+
+    export, adapter = tmp_path / "export", tmp_path / "adapter"
+    (tmp_path / "run" / "config.py").write_text(
+        "import entjax as ej\n"
+        f"get_config = lambda: ej.Config(task=ej.tasks.countdown(numbers=2), model={str(base)!r},\n"
+        "    model_options={'lora': 2}, steps=3, prompts=4, samples=4, max_new_tokens=9, sft_steps=4,\n"
+        "    eval_prompts=4, eval_samples=2, eval_k=(1,))\n"
+    )
+    assert main(["export", str(tmp_path / "run"), str(export)]) == 0
+    assert main(["export", str(tmp_path / "run"), str(adapter), "--adapter"]) == 0
+    tokens = np.arange(19)[None]
+    merged, beside = load_hf(export), load_hf(base, adapter=adapter)
+    assert np.abs(merged(tokens) - load_hf(base)(tokens)).max() > 1e-3
+    np.testing.assert_allclose(merged(tokens), beside(tokens), atol=1e-5)
+
+    save_hf(tmp_path / "other", ej.models.Decoder(CONFIG.replace(context=64), rngs=nnx.Rngs(1)))
+    for file in base.iterdir():
+        file.write_bytes((tmp_path / "other" / file.name).read_bytes())
+    with pytest.raises(
+        CheckpointFault, match=r"adapters of another model: embedding, .* not the weights that the run began"
+    ):
+        train(run_of(base, 4), tmp_path / "run", resume=True)
+
+
+def test_a_run_goes_on_from_an_adapter(tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    save_hf(base, ej.models.Decoder(CONFIG.replace(context=64), rngs=nnx.Rngs(0)))
+    model = moved(load_hf(base, lora=3))
+    save_adapter(adapter, model)
+    config = dataclasses.replace(run_of(base), model_options={"adapter": str(adapter)}, recipe="grpo_kl")
+    with contextlib.closing(build(config)) as parts:
+        assert parts.model.config.lora == 3
+        jax.tree.map(np.testing.assert_array_equal, nnx.state(parts.model), nnx.state(model))
+        state = parts.fresh_state(nnx.state(parts.model))
+        jax.tree.map(np.testing.assert_array_equal, state.reference, split(nnx.state(model))[0])
 
 
 @pytest.mark.parametrize(("change", "message"), [({"lora": -1}, "got -1"), ({"lora": 2.0}, "got 2.0"),
