@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,7 +108,14 @@ class Study:
         nnx.update(parts.model, parts.restore(checkpoints, checkpoints.steps()[-1]).params)
         checkpoints.close()
         parts.close()
-        save_hf(folder, parts.model)
+        written = folder.with_name(f"{folder.name}.{os.getpid()}")
+        save_hf(written, parts.model)
+        try:
+            written.rename(folder)
+        except (
+            OSError
+        ):  # another process that came when the training was over was here first, with the same weights
+            shutil.rmtree(written)
         return str(folder)
 
     def _assemble(self, cell: Cell, model: str) -> Parts:

@@ -47,6 +47,22 @@ def test_a_cell_that_another_process_works_on_is_left_alone(tmp_path):
     assert [path.name for path in study.folder(cell).iterdir()] == [".lock"]
 
 
+def test_two_processes_may_write_the_same_warm_start(tmp_path, monkeypatch):
+    quick = grid.settings()["hard"]._replace(sft_steps=1)
+    study, save = cells.Study(tmp_path, cells.Size()), cells.save_hf
+
+    def late(folder, model):
+        """The other one is done while this one writes."""
+        save(folder, model)
+        if not (tmp_path / "warm" / "hard-1").exists():
+            shutil.copytree(folder, tmp_path / "warm" / "hard-1")
+
+    monkeypatch.setattr(cells, "save_hf", late)
+    made = study.warm_start(quick, 1)
+    assert made == str(tmp_path / "warm" / "hard-1") == study.warm_start(quick, 1)
+    assert sorted(path.name for path in (tmp_path / "warm").iterdir()) == ["hard-1", "hard-1-run"]
+
+
 def test_every_recipe_is_an_arm_and_every_setting_has_a_config():
     arms = grid.arms(100, 0.18)
     assert set(grid.FIRST) <= set(arms)
