@@ -236,12 +236,16 @@ def beside(make: Callable[[Any], Any], params: Any) -> Any:
 
 
 def resharder(target: Layout, params: Any, dtype: Any = None) -> Callable[[Any], Any]:
-    """params -> the same weights laid out by `target`, as `dtype` if given: from the trainer's layout to the sampler's."""
+    """params -> the same weights laid out by `target`, as `dtype` if given (whole numbers stay): from the trainer's layout to
+    the sampler's."""
 
-    def cast(tree):
-        return tree if dtype is None else jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), tree)
-
+    cast = lambda tree: jax.tree.map(lambda x: x.astype(sampled_as(x, dtype)), tree)
     return jax.jit(cast, out_shardings=target.weights(params))
+
+
+def sampled_as(x: Any, dtype: Any) -> Any:
+    """The type in which a sampler of this compute type keeps a weight."""
+    return x.dtype if dtype is None or x.dtype == jnp.int8 else jnp.dtype(dtype)
 
 
 def _key(entry: Any) -> Any:

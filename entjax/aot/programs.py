@@ -33,7 +33,7 @@ from entjax.policy import make_for_sampler
 from entjax.sampler import Sampling, Shapes, make_sampler, sequence_keys
 from entjax.sampler.generate import shares_prompts
 from entjax.sampler.state import DecodeState, Prefix, by_row
-from entjax.sharding import Layout, make_mesh
+from entjax.sharding import Layout, make_mesh, sampled_as
 from entjax.step import make_score
 from entjax.types import Rollout
 
@@ -313,8 +313,8 @@ def _sampler(p: Plan) -> tuple[Any, Any]:
     params = nnx.split(p.model)[1]
     own = p.config.sampler_sharding
     layout = p.layout if own is None else p.layout._replace(rules=own)
-    kind = lambda x: x.dtype if own is None else p.architecture.dtype
-    place = lambda x, s: jax.ShapeDtypeStruct(x.shape, kind(x), sharding=s)
+    dtype = None if own is None else p.architecture.dtype
+    place = lambda x, s: jax.ShapeDtypeStruct(x.shape, sampled_as(x, dtype), sharding=s)
     return sampler, jax.tree.map(place, params, layout.weights(params))
 
 

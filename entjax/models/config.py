@@ -99,6 +99,7 @@ class DecoderConfig:
     remat: str = "none"
     lora: int = 0  # rank of the adapters that are trained in the place of the weights (lora.py); 0: none
     lora_alpha: float = 32.0  # their products count alpha / rank
+    int8: bool = False  # the matrices beside the adapters as whole numbers of eight bits (int8.py)
 
     def __post_init__(self) -> None:
         for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp", "context"):
@@ -109,6 +110,10 @@ class DecoderConfig:
             raise ValueError(f"lora is the rank of the adapters, 0 for none; got {self.lora!r}.")
         if not 0 < self.lora_alpha < math.inf:
             raise ValueError(f"lora_alpha must be positive; got {self.lora_alpha!r}.")
+        if not isinstance(self.int8, bool) or (self.int8 and not self.lora):
+            raise ValueError(
+                f"int8 is True or False, and for matrices that lora leaves as they are; got {self.int8!r}."
+            )
         if self.layers > MOST_LAYERS:
             raise ValueError(f"layers must be at most {MOST_LAYERS}; got {self.layers}.")
         if self.heads % self.kv_heads:

@@ -24,11 +24,12 @@ from entjax.models.files import (
     write_shards,
 )
 from entjax.models.hf_config import config_from_hf, config_to_hf
+from entjax.models.int8 import SCALE, rounded, scale_of
 from entjax.models.lora import OUTPUT, merged
 from entjax.models.peft import adapter_tensors, rank_of
 from entjax.models.stored import adapters, from_tensor, sources, tensor_reader, tensors
 from entjax.models.tokenizer import check_vocabulary, copy_tokenizer, count_tokens
-from entjax.models.weights import ADAPTERS, OUTER, shape_of, weight_name
+from entjax.models.weights import ADAPTERS, LAYER, OUTER, SCALES, Weight, frozen_dtype, shape_of, weight_name
 
 SHARD_BYTES = 4 * 2**30
 
@@ -48,7 +49,7 @@ def load_hf(
 ) -> Decoder:
     """The decoder in a Hugging Face folder (config.json and safetensors).
 
-    `changes` are fields of DecoderConfig: dtype and param_dtype (float32 by default), scan_layers, remat, lora.
+    `changes` are fields of DecoderConfig: dtype and param_dtype (float32 by default), scan_layers, remat, lora, int8.
     `adapter`: a PEFT folder, whose adapters are trained on; others are drawn from `seed`.
     `shardings` is a tree like `abstract_params(config)` of shardings; a process then keeps only its own part.
     """
@@ -66,13 +67,22 @@ def load_hf(
         files = {path: stack.enter_context(open_tensors(path)) for path in {t.path for t in found.values()}}
 
         def fill(path: tuple[Any, ...], leaf: Any, sharding: Any = None) -> jax.Array:
-            weight, names = sources(path, config)
+            (weight, names), kind = sources(path, config), weight_name(path)
 
-            def read(name: str) -> np.ndarray:
-                if name not in found:  # an adapter's factor
-                    return _drawn(name, weight_name(path), config, seed)
+            def tensor(name: str, weight: Weight) -> np.ndarray:
                 stored = found[name]
                 return from_tensor(files[stored.path].get_tensor(stored.name), weight, config)
+
+            def read(name: str) -> Any:
+                if kind in ADAPTERS and name not in found:
+                    return _drawn(name, kind, config, seed)
+                if kind in SCALES:
+                    matrix = LAYER[kind.removesuffix(SCALE)]
+                    return scale_of(tensor(name.removesuffix(SCALE), matrix), matrix.summed, leaf.dtype)
+                whole = tensor(name, weight)
+                if leaf.dtype == jnp.int8:
+                    whole = rounded(whole, scale_of(whole, weight.summed, frozen_dtype(config)))
+                return whole
 
             stacked = leaf.ndim > len(weight.axes)
             return _assemble(map(read, names), leaf.shape, leaf.dtype, sharding, stacked)

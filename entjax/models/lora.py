@@ -3,8 +3,8 @@
     y = x W + (alpha / r) (x A) B,        A [inputs, r] drawn,  B [r, outputs] zero at first
 
 Gradients, the optimizer's moments and a reference policy then exist for A and B alone; frozen matrices are kept in the compute
-type. `split` is all that a training step needs to know: a model without adapters trains everything. A reference policy that
-follows the policy (reference_decay) averages A and B, each by itself.
+type, or as int8. `split` is all that a training step needs to know: a model without adapters trains everything. A reference
+policy that follows the policy (reference_decay) averages A and B, each by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from flax import nnx
 
 from entjax.models.config import DecoderConfig
 from entjax.models.contract import contract
+from entjax.models.int8 import SCALE
 
 INPUT, OUTPUT = "_lora_in", "_lora_out"  # behind the name of the matrix
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
@@ -27,6 +28,8 @@ def product(
 ) -> jax.Array:
     """x times the matrix `name` as in einsum, and times its adapter where it has one."""
     y = contract(subscripts, x, weights[name].astype(x.dtype))
+    if config.int8:
+        y = y * weights[name + SCALE].astype(x.dtype)  # over the last axes, which are the outputs
     if not config.lora:
         return y
     (left, right), result = subscripts.split("->")[0].split(","), subscripts.split("->")[1]

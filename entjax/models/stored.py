@@ -15,7 +15,17 @@ from jax.tree_util import DictKey
 
 from entjax.models.config import DecoderConfig
 from entjax.models.decoder import Decoder
-from entjax.models.weights import ADAPTERS, OUTER, Weight, layer_weights, outer_weights, shape_of, weight_name
+from entjax.models.int8 import SCALE, restored
+from entjax.models.weights import (
+    ADAPTERS,
+    LAYER,
+    OUTER,
+    Weight,
+    layer_weights,
+    outer_weights,
+    shape_of,
+    weight_name,
+)
 
 Tensors = dict[str, tuple[Weight, tuple[int, ...]]]
 
@@ -23,17 +33,17 @@ Tensors = dict[str, tuple[Weight, tuple[int, ...]]]
 def tensors(config: DecoderConfig) -> Tensors:
     """Name in a checkpoint -> the weight and its shape there; outer weights first, then layer by layer."""
     weights = {weight.source: weight for weight in outer_weights(config).values()}
-    return _shaped(weights | _of_layers(config, adapters=False), config)
+    return _shaped(weights | _of_layers(config, LAYER), config)
 
 
 def adapters(config: DecoderConfig) -> Tensors:
     """The same of the adapters, which no checkpoint holds."""
-    return _shaped(_of_layers(config, adapters=True), config)
+    return _shaped(_of_layers(config, ADAPTERS), config)
 
 
-def _of_layers(config: DecoderConfig, *, adapters: bool) -> dict[str, Weight]:
-    table = {name: w for name, w in layer_weights(config).items() if (name in ADAPTERS) == adapters}
-    return {f"model.layers.{layer}.{w.source}": w for layer in range(config.layers) for w in table.values()}
+def _of_layers(config: DecoderConfig, kind: dict[str, Weight]) -> dict[str, Weight]:
+    table = [weight for name, weight in layer_weights(config).items() if name in kind]
+    return {f"model.layers.{layer}.{w.source}": w for layer in range(config.layers) for w in table}
 
 
 def _shaped(weights: dict[str, Weight], config: DecoderConfig) -> Tensors:
@@ -71,16 +81,22 @@ def to_tensor(array: np.ndarray, weight: Weight) -> np.ndarray:
 
 
 def tensor_reader(model: Decoder) -> Callable[[str], np.ndarray]:
-    """name -> that tensor of the model on this host. Every process of a run asks for the same names in the same order."""
+    """name -> that tensor of the model on this host, from int8 in float32. Every process of a run asks for the same names in the
+    same order."""
     found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(nnx.split(model)[1])[0]:
         weight, names = sources(path, model.config)
         stacked = leaf.ndim > len(weight.axes)
         found |= {name: (weight, leaf, i if stacked else None) for i, name in enumerate(names)}
 
+    def array(name: str) -> np.ndarray:
+        _, leaf, layer = found[name]
+        return _fetch(leaf if layer is None else leaf[layer])
+
     def get(name: str) -> np.ndarray:
-        weight, leaf, layer = found[name]
-        return to_tensor(_fetch(leaf if layer is None else leaf[layer]), weight)
+        whole = array(name)
+        whole = restored(whole, array(name + SCALE)) if name + SCALE in found else whole
+        return to_tensor(whole, found[name][0])
 
     return get
 

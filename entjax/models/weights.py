@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.tree_util import DictKey
 
 from entjax.models.config import DecoderConfig
+from entjax.models.int8 import SCALE, rounded, scale_of
 from entjax.models.lora import INPUT, MATRICES, OUTPUT
 
 EMBEDDING_STD = 0.02
@@ -71,6 +72,13 @@ def _factors(name: str, matrix: Weight) -> dict[str, Weight]:
 ADAPTERS = {end: weight for name in MATRICES for end, weight in _factors(name, LAYER[name]).items()}
 
 
+# Of the matrices as int8; they are in no checkpoint either.
+SCALES = {
+    name + SCALE: Weight(LAYER[name].axes[LAYER[name].summed :], 0, LAYER[name].source + SCALE)
+    for name in MATRICES
+}
+
+
 def outer_weights(config: DecoderConfig) -> dict[str, Weight]:
     """The weights outside the layers; a tied decoder has no output projection of its own."""
     return {name: weight for name, weight in OUTER.items() if not (config.tied and name == "unembedding")}
@@ -92,7 +100,7 @@ def layer_weights(config: DecoderConfig) -> dict[str, Weight]:
     found = {name: weight for name, weight in LAYER.items() if name not in absent}
     if config.gemma:  # what the others call post_attention_layernorm stands before the MLP
         found["mlp_norm"] = found["mlp_norm"]._replace(source="pre_feedforward_layernorm.weight")
-    return found | ADAPTERS if config.lora else found
+    return found | (ADAPTERS if config.lora else {}) | (SCALES if config.int8 else {})
 
 
 def shape_of(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
@@ -111,10 +119,16 @@ def shape_of(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:
 
 
 def dtype_of(name: str, weight: Weight, config: DecoderConfig) -> Any:
-    """The type a weight is kept in: frozen matrices in the one in which they are used, if it is the smaller one."""
+    """The type a weight is kept in: frozen matrices in the one in which they are used, if it is the smaller one, or as int8."""
+    if config.int8 and name in MATRICES:
+        return jnp.dtype(jnp.int8)
     matrix = weight.summed > 0 or "vocab" in weight.axes
-    if not (config.lora and matrix) or name in ADAPTERS:
-        return config.param_dtype
+    frozen = config.lora and matrix and name not in ADAPTERS
+    return frozen_dtype(config) if frozen or name in SCALES else config.param_dtype
+
+
+def frozen_dtype(config: DecoderConfig) -> Any:
+    """The type of what multiplies activations and is not trained."""
     return min(config.param_dtype, config.dtype, key=lambda kind: kind.itemsize)
 
 
@@ -124,7 +138,18 @@ def initial_weights(
     """The outer weights, and those of all layers stacked [L, ...]; the same for both layouts of the layers."""
     outer_key, layer_key = jax.random.split(key)
     outer = _drawn(outer_weights(config), config, (), outer_key)
-    return outer, _drawn(layer_weights(config), config, (config.layers,), layer_key)
+    layers = _drawn(layer_weights(config.replace(int8=False)), config, (config.layers,), layer_key)
+    return outer, layers | (_as_int8(layers, config) if config.int8 else {})
+
+
+def _as_int8(layers: dict[str, jax.Array], config: DecoderConfig) -> dict[str, jax.Array]:
+    """The matrices [L, ...] and their scales."""
+    found = {}
+    for name in MATRICES:
+        of = functools.partial(scale_of, summed=LAYER[name].summed, dtype=frozen_dtype(config))
+        found[name + SCALE] = jax.vmap(of)(layers[name])
+        found[name] = jax.vmap(rounded)(layers[name], found[name + SCALE])
+    return found
 
 
 def _drawn(table: dict[str, Weight], config: DecoderConfig, stack: tuple[int, ...], key: jax.Array) -> dict:
@@ -147,7 +172,8 @@ def _initial(
         std *= (2 * config.layers) ** -0.5
     if name.endswith(INPUT):
         std *= 3**-0.5
-    return _normal(key, jnp.asarray(std, dtype), stack + shape).astype(dtype_of(name, weight, config))
+    kept = dtype_of(name, weight, config.replace(int8=False))
+    return _normal(key, jnp.asarray(std, dtype), stack + shape).astype(kept)
 
 
 # One small program a shape, shared by all weights and decoders of that shape: the generator compiles slowly.
@@ -179,7 +205,7 @@ def logical_axes(params: Any) -> Any:
         if leaf.ndim == 0:
             return ()
         name = weight_name(path)
-        weight = (OUTER | LAYER | ADAPTERS).get(name)
+        weight = (OUTER | LAYER | ADAPTERS | SCALES).get(name)
         if weight is None or leaf.ndim - len(weight.axes) not in (0, 1):
             raise ValueError(
                 f"{jax.tree_util.keystr(path)} with shape {leaf.shape} is not a weight of entjax's decoder."

@@ -1,0 +1,147 @@
+"""Frozen matrices of eight bits: what rounding costs, what is kept, and that a run is the one of the rounded model."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import entjax as ej
+from entjax.log import read_lines
+from entjax.models import load_hf, save_adapter, save_hf
+from entjax.models.int8 import restored, rounded, scale_of
+from entjax.models.lora import MATRICES, split
+from entjax.train import train
+from tests.models.families import FAMILIES, tokens_of, write_checkpoint
+from tests.models.test_lora import CONFIG, moved, run_of
+from tests.records import untimed
+
+
+def logits_of(model, tokens):
+    return np.asarray(model(tokens) @ model.head())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("summed", [1, 2])
+def test_rounding_is_off_by_half_a_step_at_most(dtype, summed):
+    w = np.random.default_rng(0).standard_normal((6, 5, 7)).astype(np.float32) * np.geomspace(1e-3, 1e3, 7)
+    w[..., 3] = 0
+    scale = scale_of(w, summed, jnp.dtype(dtype))
+    q = rounded(w, scale)
+    assert scale.shape == w.shape[summed:] and q.dtype == jnp.int8 and scale.dtype == jnp.dtype(dtype)
+    step = np.abs(w).max(tuple(range(summed))) / 127
+    room = (
+        0.5 if dtype == "float32" else 0.5 + 127 * 2**-8
+    )  # a scale that was rounded down cannot reach the largest
+    assert np.all(np.abs(restored(q, scale) - w) <= room * step * 1.001)
+    if dtype == "float32":
+        reached = np.abs(np.asarray(q, np.int32)).max(tuple(range(summed)))
+        assert np.all(reached == np.where(step > 0, 127, 0))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_computes_with_the_rounded_matrices(name, tmp_path):
+    """The model of the rounded matrices, written as a plain checkpoint and read again, gives the same logits."""
+    base, tokens = write_checkpoint(tmp_path / "in", FAMILIES[name]), tokens_of(FAMILIES[name])
+    scan = len(name) % 2 == 0
+    model, exact = (moved(load_hf(base, lora=2, int8=small, scan_layers=scan)) for small in (True, False))
+    save_hf(tmp_path / "out", model)
+    plain = load_hf(tmp_path / "out")
+    np.testing.assert_allclose(logits_of(plain, tokens), logits_of(model, tokens), atol=2e-4)
+    off = np.abs(logits_of(model, tokens) - logits_of(exact, tokens))
+    assert 1e-4 < np.median(off) < 0.05 * np.abs(logits_of(exact, tokens)).max()
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_matrices_are_bytes_and_adapters_are_not(scan, tmp_path):
+    base = write_checkpoint(tmp_path, FAMILIES["qwen3"])
+    adapters, frozen = split(
+        nnx.state(load_hf(base, lora=2, int8=True, dtype="bfloat16", scan_layers=scan), nnx.Param)
+    )
+    assert {x.dtype.name for x in jax.tree.leaves(adapters)} == {"float32"}
+    kinds = {str(path[-2].key): x.dtype.name for path, x in jax.tree_util.tree_leaves_with_path(frozen)}
+    assert {kinds[name] for name in MATRICES} == {"int8"}
+    assert {kinds[name + "_scale"] for name in MATRICES} == {"bfloat16"}
+    assert kinds["embedding"] == "bfloat16" and kinds["norm"] == "float32"
+    drawn = ej.models.Decoder(
+        load_hf(base, lora=2, int8=True, dtype="bfloat16", scan_layers=scan).config, rngs=nnx.Rngs(0)
+    )
+    like = jax.tree.map(lambda x: (x.shape, x.dtype), split(nnx.state(drawn, nnx.Param))[1])
+    assert like == jax.tree.map(lambda x: (x.shape, x.dtype), frozen)
+
+
+def test_a_new_model_is_the_plain_one_rounded():
+    plain = nnx.to_pure_dict(
+        nnx.state(ej.models.Decoder(CONFIG.replace(lora=2), rngs=nnx.Rngs(3)), nnx.Param)
+    )
+    small = nnx.to_pure_dict(
+        nnx.state(ej.models.Decoder(CONFIG.replace(lora=2, int8=True), rngs=nnx.Rngs(3)), nnx.Param)
+    )
+    for layer in plain["layers"]:
+        for name in MATRICES:
+            w, found = plain["layers"][layer][name], small["layers"][layer]
+            off = np.abs(restored(found[name], found[name + "_scale"]) - w)
+            assert np.all(off <= 0.501 * found[name + "_scale"])
+            np.testing.assert_array_equal(found[name + "_lora_in"], plain["layers"][layer][name + "_lora_in"])
+
+
+def test_gradients_of_the_adapters_are_those_of_the_rounded_model(tmp_path):
+    model = moved(ej.models.Decoder(CONFIG.replace(lora=2, int8=True), rngs=nnx.Rngs(0)))
+    small = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    wide = ej.models.Decoder(CONFIG.replace(lora=2), rngs=nnx.Rngs(0))
+    state = nnx.to_pure_dict(nnx.state(wide, nnx.Param))
+    for index, layer in small["layers"].items():
+        scales = {name: layer.pop(name + "_scale") for name in MATRICES}
+        state["layers"][index] = layer | {
+            name: jnp.asarray(restored(layer[name], s)) for name, s in scales.items()
+        }
+    state |= {name: x for name, x in small.items() if name != "layers"}
+    params = nnx.state(wide, nnx.Param)
+    nnx.replace_by_pure_dict(params, state)
+    nnx.update(wide, params)
+    tokens = np.arange(19)[None]
+    np.testing.assert_allclose(wide(tokens), model(tokens), atol=1e-5)
+
+    def gradient(model):
+        adapters, frozen = split(nnx.state(model, nnx.Param))
+        graphdef = nnx.split(model)[0]
+        together = lambda adapters: nnx.merge(graphdef, nnx.merge_state(adapters, frozen))
+        return jax.grad(lambda adapters: jnp.sum(together(adapters)(tokens) ** 3))(adapters)
+
+    ours, theirs = gradient(model), gradient(wide)
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(theirs)) > 0.1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), ours, theirs)
+
+
+def test_a_run_resumes_exactly_and_its_adapter_fits_beside_the_rounded_model(tmp_path):
+    base = tmp_path / "base"
+    save_hf(base, ej.models.Decoder(CONFIG.replace(context=64), rngs=nnx.Rngs(0)))
+
+    def run(steps):
+        return dataclasses.replace(run_of(base, steps), model_options={"lora": 2, "int8": True})
+
+    whole = train(run(3), tmp_path / "whole")
+    train(run(1), tmp_path / "run")
+    again = train(run(3), tmp_path / "run", resume=True)
+    assert again["after"] == whole["after"]
+    steps = [untimed(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "run")]
+    assert [r["loss"] for r in steps[0] if "loss" in r] == [r["loss"] for r in steps[1] if "loss" in r]
+    # What the sampler says of its tokens is what the update finds.
+    assert all(abs(r["ratio/mean"] - 1) < 1e-4 for r in steps[0] if "ratio/mean" in r)
+
+
+def test_an_adapter_goes_back_to_the_same_model(tmp_path):
+    base = write_checkpoint(tmp_path / "base", FAMILIES["llama"])
+    model = moved(load_hf(base, lora=2, int8=True))
+    save_adapter(tmp_path / "adapter", model)
+    again = load_hf(base, adapter=tmp_path / "adapter", int8=True)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(model))
+
+
+def test_eight_bits_are_for_what_is_frozen():
+    with pytest.raises(ValueError, match="for matrices that lora leaves"):
+        CONFIG.replace(int8=True)
+    with pytest.raises(ValueError, match="got 1"):
+        CONFIG.replace(int8=1, lora=2)
