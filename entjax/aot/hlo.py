@@ -256,6 +256,8 @@ def _read(program: Program, body: tuple[Instruction, ...], number: int, whole: i
 
 
 def _used(program: Program, body: tuple[Instruction, ...], name: str, whole: int) -> int:
+    if name == body[-1].name:
+        return whole
     total = 0
     for i in body:
         if name not in i.operands:
@@ -264,14 +266,23 @@ def _used(program: Program, body: tuple[Instruction, ...], name: str, whole: int
             total += shape_bytes(i.shape)
         elif i.opcode == "dynamic-update-slice" and i.operands[0] == name:
             continue  # updated in place
-        elif i.opcode in ("bitcast", "reshape"):
-            total += _used(program, body, i.name, whole)
+        elif _is_view(program, i):  # made where it is looked at
+            result = shape_bytes(i.shape)
+            total += _used(program, body, i.name, result) * whole // max(result, 1)
         elif i.opcode == "fusion":
             inner = program.computations.get(next(_called(i), ""), ())
             total += _read(program, inner, i.operands.index(name), whole)
         else:
             return whole
     return total
+
+
+def _is_view(program: Program, i: Instruction) -> bool:
+    """Is this, inside of a fusion, its operand element by element, in another order or type?"""
+    if i.opcode == "fusion":
+        body = program.computations.get(next(_called(i), ""), ())
+        return len(i.operands) == 1 and all(j.opcode == "parameter" or _is_view(program, j) for j in body)
+    return i.opcode in ("bitcast", "reshape", "copy", "convert", "transpose")
 
 
 def _written(body: tuple[Instruction, ...], whole: int) -> int:
