@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 SHIPPED = (
     Entry("qwen25_math_1_5b", "v5e:4x4"),
     Entry("gemma3_1b", "v5e:4x4"),
-    Entry("qwen3_8b_lora", "v5e:2x4"),
+    Entry("qwen3_8b_lora", "v5e:2x2"),
     Entry("qwen3_4b", "v6e:4x4"),
     Entry("qwen3_8b", "v5p:4x4x2"),
     Entry("llama31_8b", "v6e:4x8"),
