@@ -6,6 +6,7 @@ import pytest
 
 from entjax import packing, setup
 from entjax.aot import hlo
+from entjax.models.lora import OUTPUT
 from entjax.rollouts import to_rollout
 from entjax.sharding import ShardingRules
 from entjax.train import train
@@ -55,11 +56,14 @@ def test_a_step_on_a_mesh(alone, small_pieces, name, packed):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got_gradient, gradient)
 
 
-def test_a_step_of_adapters_on_a_mesh(small_pieces):
-    model = config().model.replace(lora=4)
-    leaves, tree = jax.tree.flatten(one_step(config(model=model))[3])
+def test_a_step_of_adapters_beside_eight_bits_on_a_mesh(small_pieces):
+    model = config().model.replace(lora=4, int8=True)
     rng = np.random.default_rng(0)  # adapters begin at zero and do nothing
-    weights = jax.tree.unflatten(tree, [x + 0.1 * rng.normal(size=x.shape).astype(x.dtype) for x in leaves])
+
+    def moved(path, x):
+        return x + 0.3 * rng.normal(size=x.shape).astype("f") if OUTPUT in jax.tree_util.keystr(path) else x
+
+    weights = jax.tree_util.tree_map_with_path(moved, one_step(config(model=model))[3])
     tokens, loss, gradient, _ = one_step(config(model=model), weights)
     got_tokens, got_loss, got_gradient, _ = one_step(
         config(model=model, **MESHES["2x2x2"]), weights, packed=True
