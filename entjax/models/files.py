@@ -61,7 +61,7 @@ def tensors_of(folder: Path) -> dict[str, Stored]:
             absent = sorted(set(names or ()) - set(present))
             if absent:
                 raise CheckpointError(
-                    f"{path} lacks {_some(absent)}, which {INDEX} places there; copy the file again."
+                    f"{path} lacks {some(absent)}, which {INDEX} places there; copy the file again."
                 )
             for name in names or present:
                 if name in found:
@@ -91,7 +91,7 @@ def _placed_by_index(folder: Path) -> dict[Path, list[str] | None]:
     absent = sorted(path.name for path in placed if not path.is_file())
     if absent:
         raise CheckpointError(
-            f"{folder} lacks {_some(absent)} of the {len(placed)} files in {INDEX}; copy them too."
+            f"{folder} lacks {some(absent)} of the {len(placed)} files in {INDEX}; copy them too."
         )
     return placed
 
@@ -103,7 +103,7 @@ def _files_without_index(folder: Path) -> list[Path]:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
-            f"{folder} holds {_some(pickles)}, a pickle, and opening a pickle runs whatever code its author "
+            f"{folder} holds {some(pickles)}, a pickle, and opening a pickle runs whatever code its author "
             "put in; entjax reads safetensors only. Convert it where you trust it: "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)."
         )
@@ -132,12 +132,12 @@ def check_tensors(folder: Path, found: Mapping[str, Stored], expected: Mapping[s
     absent = sorted(set(expected) - set(found))
     if absent:
         raise CheckpointError(
-            f"{folder} lacks {len(absent)} tensors that config.json asks for: {_some(absent)}."
+            f"{folder} lacks {len(absent)} tensors that config.json asks for: {some(absent)}."
         )
     surplus = sorted(name for name in set(found) - set(expected) if not _harmless(name))
     if surplus:
         raise CheckpointError(
-            f"{folder} holds {len(surplus)} tensors that config.json does not explain: {_some(surplus)}; "
+            f"{folder} holds {len(surplus)} tensors that config.json does not explain: {some(surplus)}; "
             "leaving them out would change the model, so it is refused."
         )
     for name, shape in expected.items():
@@ -192,5 +192,5 @@ def write_shards(
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _some(names: list[str], most: int = 4) -> str:
+def some(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

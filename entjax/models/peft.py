@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from entjax.models.config import DecoderConfig
 from entjax.models.decoder import Decoder
-from entjax.models.files import CheckpointError, Stored, check_tensors, read_json, tensors_of
+from entjax.models.files import CheckpointError, Stored, check_tensors, read_json, some, tensors_of
 from entjax.models.lora import MATRICES
 from entjax.models.stored import adapters, tensor_reader
 from entjax.models.weights import LAYER
@@ -65,10 +65,9 @@ def adapter_tensors(folder: str | Path, config: DecoderConfig) -> dict[str, Stor
     shapes = {name: shape for name, (_, shape) in adapters(config).items()}
     strange = sorted(found.keys() - shapes.keys())
     if strange or not found:
-        what = f"{strange[0]} and {len(strange) - 1} more" if strange else "nothing"
         raise CheckpointError(
-            f"{folder} holds {what}, where the factors of the layers' matrices are looked for: entjax has adapters beside "
-            f"{', '.join(MODULES)} of {config.layers} layers and nowhere else."
+            f"{folder} holds {some(strange) or 'nothing'}, where the factors of the layers' matrices are looked for: entjax has "
+            f"adapters beside {', '.join(MODULES)} of {config.layers} layers and nowhere else."
         )
     pairs = {name: name.replace(".lora_A.", ".lora_B.") for name in shapes if ".lora_A." in name}
     alone = sorted(a for a, b in pairs.items() if (a in found) != (b in found))

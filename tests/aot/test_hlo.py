@@ -88,6 +88,37 @@ def test_traffic_counts_slices_at_their_size_and_nothing_on_the_chip():
     assert hlo.traffic(hlo.parse(TPU)) == main + body
 
 
+VIEWED = """
+%turned (all.1: s8[28,8,128]) -> s8[28,8,128] {
+  %all.1 = s8[28,8,128]{2,1,0:T(32,128)} parameter(0)
+  ROOT %c = s8[28,8,128]{2,1,0:T(8,128)} copy(%all.1)
+}
+
+%use (a: s8[28,8,128], n: s32[]) -> f32[8,128] {
+  %a = s8[28,8,128]{2,1,0:T(32,128)} parameter(0)
+  %n = s32[]{:T(128)} parameter(1)
+  %zero = s32[] constant(0)
+  %view = s8[28,8,128]{2,1,0:T(8,128)} fusion(%a), kind=kLoop, calls=%turned
+  %wide = f32[28,8,128]{2,1,0:T(8,128)} convert(%view)
+  ROOT %ds = f32[1,8,128]{2,1,0:T(8,128)} dynamic-slice(%wide, %n, %zero, %zero), dynamic_slice_sizes={1,8,128}
+}
+
+ENTRY %main (w: s8[28,8,128], n.1: s32[]) -> f32[8,128] {
+  %w = s8[28,8,128]{2,1,0:T(32,128)} parameter(0)
+  %n.1 = s32[]{:T(128)} parameter(1)
+  ROOT %one = f32[8,128]{1,0:T(8,128)} fusion(%w, %n.1), kind=kLoop, calls=%use
+}
+"""
+
+
+@pytest.mark.parametrize("end", ["slice", "whole"])
+def test_a_copy_or_another_type_inside_of_a_fusion_moves_what_is_looked_at(end):
+    """One row of 28 in a byte each, where only it is looked at; all of them where the fusion's result is the view itself."""
+    text = VIEWED if end == "slice" else VIEWED.replace("dynamic-slice(", "bitcast(")
+    moved = {"slice": 8 * 128, "whole": 28 * 8 * 128}[end]
+    assert hlo.traffic(hlo.parse(text)) == moved + 4 + 8 * 128 * 4
+
+
 @pytest.mark.parametrize(
     ("groups", "size"),
     [
