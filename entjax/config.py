@@ -134,23 +134,27 @@ class Config:
 
     def override(self, changes: Mapping[str, Any]) -> Config:
         """The config with some fields replaced; strings are read as the field's type, `recipe.x` as an option of the recipe,
-        `strategy` as the name of one with options `strategy.x`."""
+        `model.x` as one of the model, `strategy` as the name of one with options `strategy.x`."""
         options = dict(self.recipe_options)
         fields: dict[str, Any] = {}
         if "recipe" in changes and (changes["recipe"] != self.recipe or self.objective is not None):
             options, fields["objective"] = {}, None
-        of_strategy = {}
+        of_strategy, of_model = {}, {}
         for key, value in changes.items():
             if key.startswith("recipe."):
                 options[key.removeprefix("recipe.")] = _literal(value)
             elif key.startswith("strategy."):
                 of_strategy[key.removeprefix("strategy.")] = _literal(value)
+            elif key.startswith("model."):
+                of_model[key.removeprefix("model.")] = _literal(value)
             elif key == "recipe_options" and isinstance(value, Mapping):
                 options |= value
             elif key != "strategy" or not isinstance(value, str):
                 fields[key] = _read(key, value)
         if of_strategy or isinstance(changes.get("strategy"), str):
             fields["strategy"] = _strategy(changes.get("strategy"), of_strategy)
+        if of_model:
+            fields |= _of_model(fields.get("model", self.model), self.model_options, of_model)
         return dataclasses.replace(self, **fields, recipe_options=options)
 
     def lasting(self) -> dict[str, Any]:
@@ -287,8 +291,8 @@ def _read(key: str, value: Any) -> Any:
     if key not in FIELDS:
         near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.4)
         raise ConfigError(f"There is no config key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ".")
-                          + f" Keys for the command line: {', '.join(SETTABLE)}, recipe.OPTION, strategy, "
-                            "strategy.OPTION.")  # fmt: skip
+                          + f" Keys for the command line: {', '.join(SETTABLE)}, recipe.OPTION, model.OPTION, "
+                            "strategy, strategy.OPTION.")  # fmt: skip
     kind = TYPES[key]
     if not isinstance(value, str) or kind is str:
         return value
@@ -322,6 +326,18 @@ def _strategy(name: Any, options: Mapping[str, Any]) -> Strategy:
         return strategy_by_name(name, options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _of_model(
+    model: DecoderConfig | str, options: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fields that model.OPTION=VALUE of the command line changes: of a checkpoint, or of the decoder that a config makes."""
+    if not isinstance(model, DecoderConfig):
+        return {"model_options": {**options, **changes}}
+    try:
+        return {"model": model.replace(**changes)}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{' '.join(f'model.{k}={v}' for k, v in changes.items())}: {error}") from error
 
 
 def _literal(value: Any) -> Any:

@@ -252,6 +252,15 @@ def test_impossible_configs_are_refused(change, message):
 
 
 def test_overrides():
+    made = config().override({"model.lora": "2", "model.int8": "true", "model.dtype": "bfloat16"}).model
+    assert (made.lora, made.int8, made.dtype.name) == (2, True, "bfloat16")
+    folder = config().override({"model": "FOLDER", "model.lora": "2", "model.adapter": "a/b"})
+    assert (folder.model, folder.model_options) == ("FOLDER", {"lora": 2, "adapter": "a/b"})
+    for key, message in (("model.layer", "layer"), ("model.lora", "rank of the adapters")):
+        with pytest.raises(ConfigError, match=message):
+            config().override({key: "-1"})
+    with pytest.raises(ConfigError, match="a decoder has no field layer"):
+        config().override({"model": "FOLDER", "model.layer": "3"})
     c = config().override({"lr": "3e-4", "eval_k": "1,2", "recipe.coef": "0.5", "recipe": "entropy_bonus"})
     assert (c.lr, c.eval_k, c.recipe_options) == (3e-4, (1, 2), {"coef": 0.5})
     assert dataclasses.replace(c, steps=9).identity() == c.identity() != config().identity()
