@@ -79,14 +79,14 @@ STALLED = (
 
 
 TWO_MACHINES = " Seeds 3 and 4 of all arms ran on another kind of processor than seeds 0 to 2, with a warm start 1 trained there."
-LATER = (
-    " Seeds 5 and 7 to 10 ran on another kind of processor than seeds 0 to 4, with warm starts trained there; the rest of the"
-    " family has these five alone."
-)
-ONCE = (
-    " Seed 7 ran on another kind of processor than the others, with a warm start 1 trained there, and is the only one of the"
-    " rest of the family."
-)
+
+
+def later(seeds: str) -> str:
+    """Of a setting in which the rest of the family ran apart from the first arms."""
+    return (
+        f" Seeds {seeds} ran on another kind of processor than the others, with warm starts trained there; the rest of the family"
+        " has these five alone."
+    )
 
 
 def settings() -> dict[str, Setting]:
@@ -95,8 +95,8 @@ def settings() -> dict[str, Setting]:
     shipped = str(shipped_configs() / "countdown3")
     found = (
         Setting("easy", countdown(3, "train"), countdown(3, "eval"), 19, 64, 19, 0.18, shipped=shipped, note=TWO_MACHINES),
-        Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.24, sft_steps=1200, note=LATER),
-        Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, 0.83, 400, note=STALLED + ONCE),
+        Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.24, 1200, note=later("5 and 7 to 10")),
+        Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, 0.83, 400, note=STALLED + later("7 to 11")),
         Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, 0.8, 400, note=STALLED),
     )  # fmt: skip
     return {setting.name: setting for setting in found}
