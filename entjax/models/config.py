@@ -112,7 +112,8 @@ class DecoderConfig:
             raise ValueError(f"lora_alpha must be positive; got {self.lora_alpha!r}.")
         if not isinstance(self.int8, bool) or (self.int8 and not self.lora):
             raise ValueError(
-                f"int8={self.int8!r}: True keeps the matrices beside adapters in eight bits; set lora (a rank) as well, or leave it out."
+                f"int8={self.int8!r}: True keeps the matrices beside adapters in eight bits; set lora (a rank) as well, or "
+                "leave it out."
             )
         if self.layers > MOST_LAYERS:
             raise ValueError(f"layers must be at most {MOST_LAYERS}; got {self.layers}.")
