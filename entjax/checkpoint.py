@@ -2,8 +2,8 @@
 
 Arrays are saved under flat names ("params/...", "signal_state/per_step/siren/anchor"), the host's side (data position, log
 positions, config) as JSON. Nothing is pickled. Fingerprints of both lie in the JSON, because a changed byte in an array or in
-JSON would otherwise be read without complaint. Weights that adapters leave as they are (models/lora.py) are in no checkpoint,
-only their fingerprints are: a run finds them again where it found them first.
+JSON would otherwise be read without complaint. Weights that adapters leave as they are (models/lora.py) are not written where
+they came from a folder: a run finds them there again, and their fingerprints tell whether they are the same.
 """
 
 from __future__ import annotations
@@ -78,11 +78,14 @@ class Checkpoints:
         handlers = {"state": ocp.StandardCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
-    def save(self, step: int, state: TrainState, host: dict[str, Any], *, wait: bool = False) -> None:
-        """Write the state after `step` rollout batches; the files appear under their name only when complete."""
+    def save(
+        self, step: int, state: TrainState, host: dict[str, Any], *, refound: bool = False, wait: bool = False
+    ) -> None:
+        """Write the state after `step` rollout batches; the files appear under their name only when complete. `refound`: frozen
+        weights lie in the model's folder and need not be written."""
         if step in self._manager.all_steps():
             return
-        trained, frozen = split(state.params)
+        trained, frozen = split(state.params) if refound else (state.params, None)
         arrays = flatten(state.replace(params=trained))
         host = {
             "format": FORMAT,
@@ -139,8 +142,9 @@ class Checkpoints:
         return host
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of a checkpoint, placed and sharded like `like`, with its frozen weights."""
-        trained, frozen = split(like.params)
+        """The state of a checkpoint, placed and sharded like `like`, with its frozen weights where they were not written."""
+        host = self.host(step)
+        trained, frozen = split(like.params) if host.get("frozen") else (like.params, None)
         like = like.replace(params=trained)
         wanted = {name: _abstract(leaf) for name, leaf in flatten(like).items()}
         try:
@@ -157,7 +161,6 @@ class Checkpoints:
             raise CheckpointFault(
                 f"The checkpoint of step {step} cannot be read ({_first_line(error)[:200]})."
             ) from error
-        host = self.host(step)
         bad = _changed(host.get("arrays"), restored["state"])
         if bad:
             raise CheckpointFault(f"The checkpoint of step {step} is damaged: {bad} not what was written.")
@@ -165,7 +168,7 @@ class Checkpoints:
         if bad:
             raise CheckpointFault(
                 f"The checkpoint of step {step} holds adapters of another model: {bad} not the weights that the run began with. "
-                "Set model to the folder that it was trained from, unchanged, and dtype as it was."
+                "Set model to the folder that it was trained from, unchanged, with dtype and int8 as they were."
             )
         state = unflatten(like, restored["state"])
         return state.replace(params=together(state.params, frozen))

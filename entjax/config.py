@@ -154,7 +154,9 @@ class Config:
         if of_strategy or isinstance(changes.get("strategy"), str):
             fields["strategy"] = _strategy(changes.get("strategy"), of_strategy)
         if of_model:
-            fields |= _of_model(fields.get("model", self.model), self.model_options, of_model)
+            fields |= _of_model(
+                fields.get("model", self.model), fields.get("model_options", self.model_options), of_model
+            )
         return dataclasses.replace(self, **fields, recipe_options=options)
 
     def lasting(self) -> dict[str, Any]:
@@ -334,6 +336,16 @@ def _of_model(
     """The fields that model.OPTION=VALUE of the command line changes: of a checkpoint, or of the decoder that a config makes."""
     if not isinstance(model, DecoderConfig):
         return {"model_options": {**options, **changes}}
+    unknown = sorted(changes.keys() - {f.name for f in dataclasses.fields(DecoderConfig)})
+    if unknown:
+        why = (
+            "adapters stand beside the model of a folder"
+            if unknown == ["adapter"]
+            else "a decoder has no such field"
+        )
+        raise ConfigError(
+            f"model.{unknown[0]}={changes[unknown[0]]}: {why}, and the config makes a new decoder."
+        )
     try:
         return {"model": model.replace(**changes)}
     except (TypeError, ValueError) as error:

@@ -48,6 +48,14 @@ KINDS = {
 }
 
 
+OF_ADAPTERS = (
+    "lora",
+    "lora_alpha",
+    "adapter",
+    "int8",
+)  # model options of a policy; a teacher is never trained
+
+
 def check_kinds(c: Any) -> None:
     """Refuse objects of another kind than the field's."""
     for name, (kind, what) in KINDS.items():
@@ -81,11 +89,7 @@ def check_values(c: Any) -> None:
             raise ConfigError(
                 f"{name}={value}: must be {'greater than 0' if name in POSITIVE else 'at least 0'} and finite."
             )
-    lost = {
-        k: v
-        for k, v in c.model_options.items()
-        if c.teacher is None or k in ("lora", "lora_alpha", "adapter")
-    }
+    lost = {k: v for k, v in c.model_options.items() if c.teacher is None or k in OF_ADAPTERS}
     if isinstance(c.model, DecoderConfig) and lost:  # what is left is for the teacher
         raise ConfigError(
             f"model_options={lost!r} are for the checkpoint in a folder, and model is a DecoderConfig: set them there, with "

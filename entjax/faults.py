@@ -44,7 +44,7 @@ def note(folder: Any, parts: Parts, state: TrainState, rollout: Rollout, harvest
     distributed.barrier(f"fault {step}")
     if first:
         checkpoints = Checkpoints(folder / "states", keep=1)
-        checkpoints.save(step, state, {"step": step}, wait=True)
+        checkpoints.save(step, state, {"step": step}, refound=parts.refound, wait=True)
         checkpoints.close()
     cause = f". {found[0]}" if found else ""
     return f"{words}{cause}. Look again with: entjax replay {folder / name}"

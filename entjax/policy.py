@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 from entjax.config import Config, ConfigError
+from entjax.config_checks import OF_ADAPTERS
 from entjax.models import (
     CheckpointError,
     Decoder,
@@ -123,9 +124,7 @@ def load_checkpoint(config: Config, layout: Layout | None, folder: Any = None) -
     """The decoder of a Hugging Face folder (`model` by default); on a mesh every process keeps only its pieces."""
     options, key = dict(config.model_options), "teacher" if folder else "model"
     if folder:
-        options = {
-            key: value for key, value in options.items() if key not in ("lora", "adapter")
-        }  # never trained
+        options = {name: value for name, value in options.items() if name not in OF_ADAPTERS}
     folder = folder or config.model
     with naming(key, folder):
         if layout is None:

@@ -94,6 +94,11 @@ class Parts(NamedTuple):
         state = beside(rest, params).replace(params=params)
         return state if self.teacher is None else self.teacher.enter(state)
 
+    @property
+    def refound(self) -> bool:
+        """Are weights that are not trained found again in a folder?"""
+        return isinstance(self.config.model, str)
+
     def first_weights(self) -> Any:
         """The weights that the run began with, made again."""
         return nnx.state(make_model(self.config, self.tokenizer, self.layout))

@@ -315,7 +315,7 @@ class Loop:
         }
         if self.writes:
             self.place.push()
-        self.checkpoints.save(step, self.state, host, wait=wait)
+        self.checkpoints.save(step, self.state, host, refound=self.parts.refound, wait=wait)
         self.saved = step
 
     def _restore(self) -> tuple[TrainState | None, dict[str, Any]]:

@@ -256,7 +256,15 @@ def test_overrides():
     assert (made.lora, made.int8, made.dtype.name) == (2, True, "bfloat16")
     folder = config().override({"model": "FOLDER", "model.lora": "2", "model.adapter": "a/b"})
     assert (folder.model, folder.model_options) == ("FOLDER", {"lora": 2, "adapter": "a/b"})
-    for key, message in (("model.layer", "layer"), ("model.lora", "rank of the adapters")):
+    both = (
+        config().override({"model": "F", "model_options": {"remat": "full"}, "model.lora": 2}).model_options
+    )
+    assert both == {"remat": "full", "lora": 2}
+    for key, message in (
+        ("model.layer", "no such field"),
+        ("model.adapter", "beside the model of a folder"),
+        ("model.lora", "rank of the"),
+    ):
         with pytest.raises(ConfigError, match=message):
             config().override({key: "-1"})
     with pytest.raises(ConfigError, match="a decoder has no field layer"):

@@ -17,6 +17,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "after-all", "iota",
         "partition-id", "replica-id", "optimization-barrier"}  # fmt: skip
 SCATTERED = "all-reduce-scatter"  # the name of a fusion that sums and keeps a piece, which a TPU does as one reduce-scatter
+IN_PLACE = ("bitcast", "reshape")  # the same memory under another shape
 VMEM = "S(1)"  # arrays that live on the chip and cost no traffic
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([^\s(]+) \(.*\{$")
@@ -255,7 +256,10 @@ def _read(program: Program, body: tuple[Instruction, ...], number: int, whole: i
     return min(whole, _used(program, body, mine, whole))
 
 
-def _used(program: Program, body: tuple[Instruction, ...], name: str, whole: int) -> int:
+def _used(
+    program: Program, body: tuple[Instruction, ...], name: str, whole: int, *, copied: bool = False
+) -> int:
+    """The same of a value in the fusion; `copied`: it is not the operand's own memory, which could be updated in place."""
     if name == body[-1].name:
         return whole
     total = 0
@@ -264,11 +268,12 @@ def _used(program: Program, body: tuple[Instruction, ...], name: str, whole: int
             continue
         if i.opcode in ("dynamic-slice", "slice", "gather"):
             total += shape_bytes(i.shape)
-        elif i.opcode == "dynamic-update-slice" and i.operands[0] == name:
+        elif i.opcode == "dynamic-update-slice" and i.operands[0] == name and not copied:
             continue  # updated in place
         elif _is_view(program, i):  # made where it is looked at
             result = shape_bytes(i.shape)
-            total += _used(program, body, i.name, result) * whole // max(result, 1)
+            again = copied or i.opcode not in IN_PLACE
+            total += _used(program, body, i.name, result, copied=again) * whole // max(result, 1)
         elif i.opcode == "fusion":
             inner = program.computations.get(next(_called(i), ""), ())
             total += _read(program, inner, i.operands.index(name), whole)
@@ -282,13 +287,21 @@ def _is_view(program: Program, i: Instruction) -> bool:
     if i.opcode == "fusion":
         body = program.computations.get(next(_called(i), ""), ())
         return len(i.operands) == 1 and all(j.opcode == "parameter" or _is_view(program, j) for j in body)
-    return i.opcode in ("bitcast", "reshape", "copy", "convert", "transpose")
+    return i.opcode in (*IN_PLACE, "copy", "convert", "transpose")
 
 
 def _written(body: tuple[Instruction, ...], whole: int) -> int:
     """What a fusion writes: the update only, if its result is an updated operand."""
+    by_name = {i.name: i for i in body}
+
+    def own(name: str) -> bool:
+        """Is this an operand's own memory?"""
+        i = by_name.get(name)
+        inside = i is not None and i.opcode in (*IN_PLACE, "dynamic-update-slice")
+        return i is not None and (i.opcode == "parameter" or (inside and own(i.operands[0])))
+
     updates = [i for i in body if i.opcode == "dynamic-update-slice"]
-    if not updates:
+    if not updates or not all(own(i.operands[0]) for i in updates):
         return whole
     shapes = {i.name: i.shape for i in body}
     return sum(shape_bytes(shapes.get(i.operands[1], "")) for i in updates)

@@ -132,6 +132,10 @@ class DecoderConfig:
             if not jnp.issubdtype(dtype, jnp.floating):
                 raise ValueError(f"{name} must be a floating type; got {dtype}.")
             object.__setattr__(self, name, dtype)
+        if self.int8 and self.dtype == jnp.float16:
+            raise ValueError(
+                "int8 products overflow in float16: compute in bfloat16 or float32, or leave int8 out."
+            )
 
     def replace(self, **changes: Any) -> DecoderConfig:
         """The same decoder with some numbers changed, checked again."""

@@ -54,6 +54,11 @@ def tensors_of(folder: Path) -> dict[str, Stored]:
         placed = _placed_by_index(folder)
     else:
         placed = dict.fromkeys(_files_without_index(folder))
+    return tensors_in(placed)
+
+
+def tensors_in(placed: Mapping[Path, list[str] | None]) -> dict[str, Stored]:
+    """What these files say they hold, or of what they hold the names that are asked for."""
     found: dict[str, Stored] = {}
     for path, names in placed.items():
         with open_tensors(path) as file:
@@ -66,7 +71,7 @@ def tensors_of(folder: Path) -> dict[str, Stored]:
             for name in names or present:
                 if name in found:
                     raise CheckpointError(
-                        f"{name} is in both {found[name].path.name} and {path.name} of {folder}."
+                        f"{name} is in both {found[name].path.name} and {path.name} of {path.parent}."
                     )
                 view = file.get_slice(name)
                 found[name] = Stored(path, name, tuple(view.get_shape()), view.get_dtype())

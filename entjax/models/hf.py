@@ -29,7 +29,7 @@ from entjax.models.lora import OUTPUT, merged
 from entjax.models.peft import adapter_tensors, rank_of
 from entjax.models.stored import adapters, from_tensor, sources, tensor_reader, tensors
 from entjax.models.tokenizer import check_vocabulary, copy_tokenizer, count_tokens
-from entjax.models.weights import ADAPTERS, LAYER, OUTER, SCALES, Weight, frozen_dtype, shape_of, weight_name
+from entjax.models.weights import ADAPTERS, OUTER, SCALES, Weight, frozen_dtype, shape_of, weight_name
 
 SHARD_BYTES = 4 * 2**30
 
@@ -63,6 +63,7 @@ def load_hf(
     if adapter is not None:
         found |= adapter_tensors(adapter, config)
     graphdef, empty = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+    scales: dict[str, np.ndarray] = {}
     with contextlib.ExitStack() as stack:
         files = {path: stack.enter_context(open_tensors(path)) for path in {t.path for t in found.values()}}
 
@@ -77,12 +78,14 @@ def load_hf(
                 if kind in ADAPTERS and name not in found:
                     return _drawn(name, kind, config, seed)
                 if kind in SCALES:
-                    matrix = LAYER[kind.removesuffix(SCALE)]
-                    return scale_of(tensor(name.removesuffix(SCALE), matrix), matrix.summed, leaf.dtype)
+                    return scales.pop(name)  # its matrix stands before it
                 whole = tensor(name, weight)
-                if leaf.dtype == jnp.int8:
-                    whole = rounded(whole, scale_of(whole, weight.summed, frozen_dtype(config)))
-                return whole
+                if leaf.dtype != jnp.int8:
+                    return whole
+                scale = scales[name + SCALE] = scale_of(whole, weight.summed, frozen_dtype(config))
+                if not np.isfinite(scale.astype(np.float32)).all():
+                    raise CheckpointError(f"{name} in {folder} is not finite: it cannot be kept as int8.")
+                return rounded(whole, scale)
 
             stacked = leaf.ndim > len(weight.axes)
             return _assemble(map(read, names), leaf.shape, leaf.dtype, sharding, stacked)

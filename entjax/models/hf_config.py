@@ -74,7 +74,10 @@ def config_from_hf(raw: Mapping[str, Any], **changes: Any) -> DecoderConfig:
     except CheckpointError:
         raise
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"config.json describes no decoder that entjax can build: {error}") from error
+        asked = f", with {', '.join(f'{k}={v!r}' for k, v in changes.items())}" * bool(changes)
+        raise CheckpointError(
+            f"config.json{asked}, describes no decoder that entjax can build: {error}"
+        ) from error
 
 
 def config_to_hf(config: DecoderConfig) -> dict[str, Any]:

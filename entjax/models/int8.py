@@ -8,26 +8,34 @@ taken, so that its rounding is no error of W.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 SCALE = "_scale"  # behind the name of the matrix
 LARGEST = 127
 
 
-def scale_of(matrix: Array | np.ndarray, summed: int, dtype: jnp.dtype) -> Array | np.ndarray:
-    """s [outputs...] of W [inputs..., outputs...], `summed` of its axes are inputs; 1 for an output without weights."""
-    most = abs(matrix).max(axis=tuple(range(summed))).astype(np.float32)
-    return jnp.where(most > 0, most / LARGEST, 1.0).astype(dtype)
+def scale_of(matrix: Any, summed: int, dtype: Any) -> Any:
+    """s [outputs...] of W [inputs..., outputs...], `summed` of its axes are inputs; 1 for an output without weights.
+
+    NumPy's arrays stay on the host, where the same numbers come out whatever the devices.
+    """
+    most = abs(matrix).max(axis=tuple(range(summed))).astype("float32")
+    return _of(matrix).where(most == 0, 1.0, most / np.float32(LARGEST)).astype(dtype)
 
 
-def rounded(matrix: Array | np.ndarray, scale: Array | np.ndarray) -> Array:
+def rounded(matrix: Any, scale: Any) -> Any:
     """q of W."""
-    found = jnp.rint(jnp.asarray(matrix, jnp.float32) / jnp.asarray(scale, jnp.float32))
-    return jnp.clip(found, -LARGEST, LARGEST).astype(jnp.int8)
+    found = _of(matrix).rint(matrix.astype("float32") / scale.astype("float32"))
+    return found.clip(-LARGEST, LARGEST).astype("int8")
 
 
 def restored(q: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """q s in float32."""
     return np.asarray(q, np.float32) * np.asarray(scale, np.float32)
+
+
+def _of(matrix: Any) -> Any:
+    return np if isinstance(matrix, np.ndarray) else jnp

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from entjax.models.config import DecoderConfig
 from entjax.models.decoder import Decoder
-from entjax.models.files import CheckpointError, Stored, check_tensors, read_json, some, tensors_of
+from entjax.models.files import CheckpointError, Stored, check_tensors, read_json, some, tensors_in
 from entjax.models.lora import MATRICES
 from entjax.models.stored import adapters, tensor_reader
 from entjax.models.weights import LAYER
@@ -29,7 +29,7 @@ MODULES = sorted(LAYER[name].source.split(".")[1] for name in MATRICES)  # q_pro
 MORE = ("rank_pattern", "alpha_pattern", "fan_in_fan_out", "layer_replication", "alora_invocation_tokens",
         "use_dora", "use_qalora", "use_bdlora", "arrow_config")  # fmt: skip
 # First values that leave the matrices as they are; PiSSA, OLoRA, LoftQ and others take something out of them.
-BESIDE = (True, False, "gaussian", "eva", None)
+BESIDE = (True, False, "gaussian", "eva", "orthogonal", None)
 
 
 def rank_of(folder: str | Path) -> dict[str, Any]:
@@ -61,7 +61,13 @@ def rank_of(folder: str | Path) -> dict[str, Any]:
 def adapter_tensors(folder: str | Path, config: DecoderConfig) -> dict[str, Stored]:
     """The tensors of a PEFT folder under the names that they have beside their matrices; a matrix may be without."""
     folder = Path(folder)
-    found = {name.removeprefix(PREFIX): stored for name, stored in tensors_of(folder).items()}
+    if not (folder / TENSORS).is_file():
+        raise CheckpointError(
+            f"{folder} lacks {TENSORS}: save_pretrained of peft writes it, and entjax reads no pickles."
+        )
+    found = {
+        name.removeprefix(PREFIX): stored for name, stored in tensors_in({folder / TENSORS: None}).items()
+    }
     shapes = {name: shape for name, (_, shape) in adapters(config).items()}
     strange = sorted(found.keys() - shapes.keys())
     if strange or not found:

@@ -109,13 +109,14 @@ class Study:
         checkpoints.close()
         parts.close()
         written = folder.with_name(f"{folder.name}.{os.getpid()}")
+        shutil.rmtree(written, ignore_errors=True)
         save_hf(written, parts.model)
         try:
             written.rename(folder)
-        except (
-            OSError
-        ):  # another process that came when the training was over was here first, with the same weights
-            shutil.rmtree(written)
+        except OSError:
+            if not (folder / "config.json").is_file():
+                raise
+            shutil.rmtree(written)  # another process that came when the training was over was here first
         return str(folder)
 
     def _assemble(self, cell: Cell, model: str) -> Parts:

@@ -119,6 +119,32 @@ def test_a_copy_or_another_type_inside_of_a_fusion_moves_what_is_looked_at(end):
     assert hlo.traffic(hlo.parse(text)) == moved + 4 + 8 * 128 * 4
 
 
+UPDATED = """
+%write (a: f32[28,8,128], b: f32[1,8,128], n: s32[]) -> f32[28,8,128] {
+  %a = f32[28,8,128]{2,1,0} parameter(0)
+  %b = f32[1,8,128]{2,1,0} parameter(1)
+  %n = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  %mine = f32[28,8,128]{2,1,0} bitcast(%a)
+  ROOT %dus = f32[28,8,128]{2,1,0} dynamic-update-slice(%mine, %b, %n, %zero, %zero)
+}
+
+ENTRY %main (w: f32[28,8,128], x: f32[1,8,128], n.1: s32[]) -> f32[28,8,128] {
+  %w = f32[28,8,128]{2,1,0} parameter(0)
+  %x = f32[1,8,128]{2,1,0} parameter(1)
+  %n.1 = s32[] parameter(2)
+  ROOT %one = f32[28,8,128]{2,1,0} fusion(%w, %x, %n.1), kind=kLoop, calls=%write
+}
+"""
+
+
+@pytest.mark.parametrize("view", ["bitcast", "copy", "convert"])
+def test_an_update_of_a_copy_moves_the_whole_array(view):
+    """A row read and written in place; of a copy all 28 read, and all 28 written."""
+    moved = 2 * ROW if view == "bitcast" else ROW + 2 * 28 * ROW
+    assert hlo.traffic(hlo.parse(UPDATED.replace("bitcast(", f"{view}("))) == moved + 4
+
+
 @pytest.mark.parametrize(
     ("groups", "size"),
     [

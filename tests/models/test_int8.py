@@ -1,17 +1,23 @@
 """Frozen matrices of eight bits: what rounding costs, what is kept, and what the adapters beside them learn."""
 
+import contextlib
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 import entjax as ej
+from entjax.config import ConfigError
 from entjax.models import load_hf, save_adapter, save_hf
 from entjax.models.int8 import restored, rounded, scale_of
 from entjax.models.lora import MATRICES, split
+from entjax.setup import build
 from tests.models.families import FAMILIES, tokens_of, write_checkpoint
-from tests.models.test_lora import CONFIG, moved
+from tests.models.test_lora import CONFIG, moved, run_of
 
 
 def logits_of(model, tokens):
@@ -118,7 +124,31 @@ def test_an_adapter_goes_back_to_the_same_model(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(model))
 
 
+def test_a_teacher_stays_as_it_is_beside_a_policy_in_eight_bits(tmp_path):
+    save_hf(tmp_path / "base", ej.models.Decoder(CONFIG.replace(context=64), rngs=nnx.Rngs(0)))
+    options = {"lora": 2, "int8": True, "lora_alpha": 8.0}
+    config = dataclasses.replace(run_of(tmp_path / "base"), recipe="distill", teacher=str(tmp_path / "base"))
+    with contextlib.closing(build(dataclasses.replace(config, model_options=options))) as parts:
+        assert parts.model.config.int8 and not parts.teacher.model.config.int8
+        assert {x.dtype.name for x in jax.tree.leaves(nnx.state(parts.teacher.model, nnx.Param))} == {
+            "float32"
+        }
+    with pytest.raises(ConfigError, match="model is a DecoderConfig"):
+        dataclasses.replace(config, model=CONFIG, model_options={"int8": True})
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    base = write_checkpoint(tmp_path, FAMILIES["llama"])
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = np.nan
+    save_file(tensors, base / "model.safetensors")
+    with pytest.raises(ej.models.CheckpointError, match=r"layers\.1\.mlp\.up_proj.*not finite"):
+        load_hf(base, lora=2, int8=True)
+
+
 def test_eight_bits_are_for_what_is_frozen():
+    with pytest.raises(ValueError, match="overflow in float16"):
+        CONFIG.replace(int8=True, lora=2, dtype="float16")
     with pytest.raises(ValueError, match="set lora"):
         CONFIG.replace(int8=True)
     with pytest.raises(ValueError, match="int8=1"):

@@ -204,10 +204,18 @@ def test_a_run_resumes_exactly_and_exports_one_model(tmp_path):
 
     whole = train(config(3), tmp_path / "whole")
     train(config(1), tmp_path / "run")
+    names = names_in(tmp_path / "run" / "checkpoints", 1)  # no folder holds what was drawn
+    assert {"params/layers/0/gate", "params/layers/0/gate_lora_in"} <= names
     again = train(config(3), tmp_path / "run", resume=True)
     assert again["after"] == whole["after"]
     steps = [untimed(read_lines(tmp_path / name / "metrics.jsonl")) for name in ("whole", "run")]
     assert [r["loss"] for r in steps[0] if "loss" in r] == [r["loss"] for r in steps[1] if "loss" in r]
+
+
+def names_in(folder, step):
+    """Of the arrays of a checkpoint."""
+    with contextlib.closing(Checkpoints(folder)) as checkpoints:
+        return set(checkpoints._shapes(step))
 
 
 def run_of(folder, steps=2):
@@ -224,10 +232,8 @@ def test_a_checkpoint_holds_the_adapters_and_is_read_beside_the_same_weights_onl
     save_hf(base, ej.models.Decoder(CONFIG.replace(context=64), rngs=nnx.Rngs(0)))
     whole = train(run_of(base, 3), tmp_path / "whole")
     train(run_of(base, 2), tmp_path / "run")
-    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
-    names = {name for name in checkpoints._shapes(2) if name.startswith("params/")}
+    names = {name for name in names_in(tmp_path / "run" / "checkpoints", 2) if name.startswith("params/")}
     assert names and all(name.endswith((INPUT, OUTPUT)) for name in names)
-    checkpoints.close()
     again = train(run_of(base, 3), tmp_path / "run", resume=True)
     assert again["after"] == whole["after"]
 

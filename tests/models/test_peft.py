@@ -151,6 +151,14 @@ def test_tensors_that_would_be_lost_or_do_not_fit_are_refused(change, message, b
         load_hf(base, adapter=written[0])
 
 
+def test_other_files_of_a_trainer_are_left_alone(base, written):
+    (written[0] / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
+    np.testing.assert_array_equal(logits_of(load_hf(base, adapter=written[0])), logits_of(written[1]))
+    (written[0] / TENSORS).rename(written[0] / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match=r"lacks adapter_model\.safetensors.*no pickles"):
+        load_hf(base, adapter=written[0])
+
+
 def test_the_sentence_names_what_to_do(base, written, tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no adapter_config\.json"):
         load_hf(base, adapter=tmp_path)
