@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from entjax.config_checks import ConfigError, check_kinds, check_values
+from entjax.config_checks import DECODER_FIELDS, ConfigError, check_kinds, check_values
 from entjax.describe import plain
 from entjax.loss import Objective
 from entjax.models import DecoderConfig
@@ -336,7 +336,7 @@ def _of_model(
     """The fields that model.OPTION=VALUE of the command line changes: of a checkpoint, or of the decoder that a config makes."""
     if not isinstance(model, DecoderConfig):
         return {"model_options": {**options, **changes}}
-    unknown = sorted(changes.keys() - {f.name for f in dataclasses.fields(DecoderConfig)})
+    unknown = sorted(changes.keys() - DECODER_FIELDS)
     if unknown:
         why = (
             "adapters stand beside the model of a folder"

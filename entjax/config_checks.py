@@ -48,6 +48,7 @@ KINDS = {
 }
 
 
+DECODER_FIELDS = frozenset(field.name for field in dataclasses.fields(DecoderConfig))
 OF_ADAPTERS = (
     "lora",
     "lora_alpha",
@@ -64,8 +65,7 @@ def check_kinds(c: Any) -> None:
             raise ConfigError(f"{name}={value!r}: expected {what}.")
         if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
             raise ConfigError(f"{name}={value!r}: expected {what}; its keys must be words.")
-    known = {"adapter"} | {f.name for f in dataclasses.fields(DecoderConfig)}
-    unknown = sorted(set(c.model_options) - known)
+    unknown = sorted(set(c.model_options) - DECODER_FIELDS - {"adapter"})
     if unknown:
         raise ConfigError(f"model_options: a decoder has no field {', '.join(unknown)}.")
     if not all(type(size) is int for size in c.mesh.values()):

@@ -26,10 +26,10 @@ from entjax.models.files import (
 from entjax.models.hf_config import config_from_hf, config_to_hf
 from entjax.models.int8 import SCALE, rounded, scale_of
 from entjax.models.lora import OUTPUT, merged
-from entjax.models.peft import adapter_tensors, rank_of
+from entjax.models.peft import adapter_tensors, with_rank
 from entjax.models.stored import adapters, from_tensor, sources, tensor_reader, tensors
 from entjax.models.tokenizer import check_vocabulary, copy_tokenizer, count_tokens
-from entjax.models.weights import ADAPTERS, OUTER, SCALES, Weight, frozen_dtype, shape_of, weight_name
+from entjax.models.weights import ADAPTERS, OUTER, SCALES, frozen_dtype, shape_of, weight_name
 
 SHARD_BYTES = 4 * 2**30
 
@@ -59,7 +59,7 @@ def load_hf(
     if tokens is not None:
         check_vocabulary(folder, tokens, config.vocab)
     found = tensors_of(folder)
-    check_tensors(folder, found, {name: shape for name, (_, shape) in tensors(config).items()})
+    check_tensors(folder, found, tensors(config))
     if adapter is not None:
         found |= adapter_tensors(adapter, config)
     graphdef, empty = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
@@ -70,16 +70,13 @@ def load_hf(
         def fill(path: tuple[Any, ...], leaf: Any, sharding: Any = None) -> jax.Array:
             (weight, names), kind = sources(path, config), weight_name(path)
 
-            def tensor(name: str, weight: Weight) -> np.ndarray:
-                stored = found[name]
-                return from_tensor(files[stored.path].get_tensor(stored.name), weight, config)
-
             def read(name: str) -> Any:
                 if kind in ADAPTERS and name not in found:
                     return _drawn(name, kind, config, seed)
                 if kind in SCALES:
                     return scales.pop(name)  # its matrix stands before it
-                whole = tensor(name, weight)
+                stored = found[name]
+                whole = from_tensor(files[stored.path].get_tensor(stored.name), weight, config)
                 if leaf.dtype != jnp.int8:
                     return whole
                 scale = scales[name + SCALE] = scale_of(whole, weight.summed, frozen_dtype(config))
@@ -105,13 +102,7 @@ def load_config(folder: str | Path, *, adapter: str | Path | None = None, **chan
         raise CheckpointError(
             f"{folder} is not a folder; give a local Hugging Face checkpoint, entjax downloads none{hub}"
         )
-    given = {} if adapter is None else rank_of(adapter)
-    other = [name for name in given if changes.get(name, given[name]) != given[name]]
-    if other:
-        raise CheckpointError(
-            f"{other[0]} is {given[other[0]]} in {adapter}, got {changes[other[0]]}: leave it out."
-        )
-    return config_from_hf(read_json(folder / "config.json"), **changes | given)
+    return config_from_hf(read_json(folder / "config.json"), **with_rank(adapter, changes))
 
 
 def _of_a_hub(name: Path) -> bool:
@@ -141,7 +132,7 @@ def save_hf(
             f"{folder} already holds a checkpoint; choose another folder or remove it first."
         )
     read, beside = tensor_reader(model), adapters(config)
-    shapes = {name: shape for name, (_, shape) in tensors(config).items()}
+    shapes = tensors(config)
 
     def get(name: str) -> np.ndarray:
         whole, factors = read(name), [name.replace("weight", f"lora_{factor}.weight") for factor in "AB"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from entjax.models.config import DecoderConfig, Rope, Sliding
 from entjax.models.hf import load_config
-from entjax.models.peft import rank_of
+from entjax.models.peft import with_rank
 
 _QWEN25 = {"qkv_bias": True, "head_dim": 128, "norm_eps": 1e-6, "context": 4096, "rope": Rope(theta=10_000.0)}
 _QWEN3 = {
@@ -54,7 +54,7 @@ def architecture(model: DecoderConfig | str, *, adapter: str | None = None, **ch
     name = Path(model).name
     for known, config in KNOWN.items():
         if name.lower() in (known.lower(), f"{known}-instruct".lower(), f"{known}-it".lower()):
-            return config.replace(**changes | ({} if adapter is None else rank_of(adapter)))
+            return config.replace(**with_rank(adapter, changes))
     raise ValueError(
         f"There is no folder {model}, and entjax does not know the sizes of '{name}': download the checkpoint (config.json is "
         f"enough), or name one of {', '.join(KNOWN)}."

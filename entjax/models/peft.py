@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,18 @@ MORE = ("rank_pattern", "alpha_pattern", "fan_in_fan_out", "layer_replication", 
 BESIDE = (True, False, "gaussian", "eva", "orthogonal", None)
 
 
-def rank_of(folder: str | Path) -> dict[str, Any]:
+def with_rank(folder: str | Path | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes of a DecoderConfig with those that a PEFT folder decides, if there is one; refuses others in their place."""
+    given = {} if folder is None else _rank_of(folder)
+    other = [name for name in given if changes.get(name, given[name]) != given[name]]
+    if other:
+        raise CheckpointError(
+            f"{other[0]} is {given[other[0]]} in {folder}, got {changes[other[0]]}: leave it out."
+        )
+    return {**changes, **given}
+
+
+def _rank_of(folder: str | Path) -> dict[str, Any]:
     """The fields of DecoderConfig that a PEFT folder decides: lora and lora_alpha."""
     path = Path(folder) / CONFIG
     if not path.is_file():
@@ -68,7 +80,7 @@ def adapter_tensors(folder: str | Path, config: DecoderConfig) -> dict[str, Stor
     found = {
         name.removeprefix(PREFIX): stored for name, stored in tensors_in({folder / TENSORS: None}).items()
     }
-    shapes = {name: shape for name, (_, shape) in adapters(config).items()}
+    shapes = adapters(config)
     strange = sorted(found.keys() - shapes.keys())
     if strange or not found:
         raise CheckpointError(

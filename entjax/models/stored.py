@@ -27,16 +27,16 @@ from entjax.models.weights import (
     weight_name,
 )
 
-Tensors = dict[str, tuple[Weight, tuple[int, ...]]]
+Shapes = dict[str, tuple[int, ...]]
 
 
-def tensors(config: DecoderConfig) -> Tensors:
-    """Name in a checkpoint -> the weight and its shape there; outer weights first, then layer by layer."""
+def tensors(config: DecoderConfig) -> Shapes:
+    """Name in a checkpoint -> its shape there; outer weights first, then layer by layer."""
     weights = {weight.source: weight for weight in outer_weights(config).values()}
     return _shaped(weights | _of_layers(config, LAYER), config)
 
 
-def adapters(config: DecoderConfig) -> Tensors:
+def adapters(config: DecoderConfig) -> Shapes:
     """The same of the adapters, which no checkpoint holds."""
     return _shaped(_of_layers(config, ADAPTERS), config)
 
@@ -46,8 +46,8 @@ def _of_layers(config: DecoderConfig, kind: dict[str, Weight]) -> dict[str, Weig
     return {f"model.layers.{layer}.{w.source}": w for layer in range(config.layers) for w in table}
 
 
-def _shaped(weights: dict[str, Weight], config: DecoderConfig) -> Tensors:
-    return {name: (weight, _stored_shape(weight, config)) for name, weight in weights.items()}
+def _shaped(weights: dict[str, Weight], config: DecoderConfig) -> Shapes:
+    return {name: _stored_shape(weight, config) for name, weight in weights.items()}
 
 
 def _stored_shape(weight: Weight, config: DecoderConfig) -> tuple[int, ...]:

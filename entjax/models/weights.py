@@ -138,7 +138,8 @@ def initial_weights(
     """The outer weights, and those of all layers stacked [L, ...]; the same for both layouts of the layers."""
     outer_key, layer_key = jax.random.split(key)
     outer = _drawn(outer_weights(config), config, (), outer_key)
-    layers = _drawn(layer_weights(config.replace(int8=False)), config, (config.layers,), layer_key)
+    plain = config.replace(int8=False)
+    layers = _drawn(layer_weights(plain), plain, (config.layers,), layer_key)
     return outer, layers | (_as_int8(layers, config) if config.int8 else {})
 
 
@@ -172,8 +173,7 @@ def _initial(
         std *= (2 * config.layers) ** -0.5
     if name.endswith(INPUT):
         std *= 3**-0.5
-    kept = dtype_of(name, weight, config.replace(int8=False))
-    return _normal(key, jnp.asarray(std, dtype), stack + shape).astype(kept)
+    return _normal(key, jnp.asarray(std, dtype), stack + shape).astype(dtype_of(name, weight, config))
 
 
 # One small program a shape, shared by all weights and decoders of that shape: the generator compiles slowly.
