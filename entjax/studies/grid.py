@@ -7,15 +7,16 @@ entropy gets the same target as the others.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from entjax import control, learning, models, rollouts, tasks
 from entjax.config import Config, shipped_configs
-from entjax.tasks import Example, Task
+from entjax.studies.puzzles import chain_sum, palindrome, quantum_lock
+from entjax.tasks import Task
 
 MINIBATCHES = 2  # optimizer steps a rollout
+FAR = 10_000_000  # a seed of reasoning-gym whose examples no training set holds
 
 
 class Arm(NamedTuple):
@@ -97,6 +98,7 @@ def settings() -> dict[str, Setting]:
         Setting("easy", countdown(3, "train"), countdown(3, "eval"), 19, 64, 19, 0.18, shipped=shipped, note=TWO_MACHINES),
         Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.24, 1200, note=later("5 and 7 to 10")),
         Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, 0.83, 400, note=STALLED + later("7 to 11")),
+        Setting("quantum_lock", lambda: quantum_lock(1), lambda: quantum_lock(FAR), 23, 64, 16, 0.35, 400),
         Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, 0.8, 400, note=STALLED),
     )  # fmt: skip
     return {setting.name: setting for setting in found}
@@ -152,42 +154,3 @@ COMPARED = (
     "entropic_decay",
     "entrocraft_decay",
 )  # in full; others with a row each
-
-
-# Two data sets of reasoning-gym, their prompts without the sentence around them --------------------------------------------
-
-
-def chain_sum(seed: int) -> Task:
-    """`45+7-12=`: two or three numbers of one or two digits; one right answer."""
-    task = tasks.reasoning_gym("chain_sum", seed=seed, min_terms=2, max_terms=3, min_digits=1, max_digits=2)
-
-    def short(example: Example) -> str:
-        return example.prompt.split(":")[-1].replace(" ", "")
-
-    return _characters(task, short, lambda example, rng: example.answer, "0123456789+-*=,>:")
-
-
-def palindrome(seed: int) -> Task:
-    """Letters to arrange into a palindrome: often many right answers."""
-    task = tasks.reasoning_gym("palindrome_generation", seed=seed, min_length=4, max_length=9)
-
-    def short(example: Example) -> str:
-        return example.prompt.split(":")[-1].strip().replace(", ", "") + ">"
-
-    def solution(example: Example, rng: random.Random) -> str:
-        half = list(example.answer[: len(example.answer) // 2])
-        rng.shuffle(half)
-        middle = example.answer[len(half) : len(example.answer) - len(half)]
-        return "".join(half) + middle + "".join(reversed(half))
-
-    return _characters(task, short, solution, "abcdefghijklmnopqrstuvwxyz>")
-
-
-def _characters(task: Task, short: Callable, solution: Callable, alphabet: str) -> Task:
-    """The task for a character-level policy: shorter prompts, the same examples and the library's own scorer."""
-
-    def example(index: int) -> Example:
-        whole = task.example(index)
-        return whole._replace(prompt=short(whole))
-
-    return task._replace(example=example, alphabet=alphabet, solution=solution)
