@@ -1,6 +1,6 @@
 """Three data sets of reasoning-gym for a character-level policy: short prompts, the same examples and the library's own scorer.
 
-reasoning-gym draws example i of a seed from the number seed + i: two seeds that are closer than a data set is large share examples.
+reasoning-gym draws example i of a seed from the number seed + i: seeds closer than a data set is large share examples.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ def quantum_lock(seed: int) -> Task:
 
     def short(example: Example) -> str:
         lock = _lock(example)
-        buttons = (
-            f"{OPERATIONS[b['type']][0]}{b['value']}{b['active_state'][0]}" for b in lock["buttons"]
-        )
+        buttons = (f"{OPERATIONS[b['type']][0]}{b['value']}{b['active_state'][0]}" for b in lock["buttons"])
         return ",".join((str(lock["target_value"]), *buttons)) + ">"
 
     def solution(example: Example, rng: random.Random) -> str:
