@@ -15,11 +15,11 @@ from entjax import distributed
 from entjax.config import Config, ConfigError
 from entjax.held_out import training_task
 from entjax.tasks import Example, Task
-from entjax.tasks.task import check_index
+from entjax.tasks.task import check_index, stand_ins
 
 WHOLE = 20_000  # examples of the largest task that is encoded as a whole before a run: seconds
 SAMPLE, ENDLESS = 500, 32  # examples looked at of a larger one, evenly spaced, and of an endless one
-STRIDE, TRIES = 1_000_003, 100  # a prime: from a prompt to the one in its place, out of its neighbourhood
+TRIES = 100  # examples looked at in the place of one that leaves no room
 
 
 class Room(NamedTuple):
@@ -79,7 +79,7 @@ class Room(NamedTuple):
 
         def example(index: int) -> Example:
             check_index(index, task.size, task.name)
-            for i in stand_ins(index, task.size, trained):
+            for i in on_its_side(index, task.size, trained):
                 found = task.example(i)
                 if self.fits(found):
                     return found
@@ -90,13 +90,12 @@ class Room(NamedTuple):
         return task._replace(example=example)
 
 
-def stand_ins(index: int, size: int | None, trained: int | None) -> Iterable[int]:
+def on_its_side(index: int, size: int | None, trained: int | None) -> Iterable[int]:
     """The index itself, then those of the examples in its place: of the same side of a split at `trained`."""
-    steps = range(0, TRIES * STRIDE, STRIDE)
     if size is None:
-        return (index + step for step in steps)
-    start, end = (0, trained) if trained is None or index < trained else (trained, size)
-    return (start + (index - start + step) % ((end or size) - start) for step in steps)
+        return stand_ins(index, None, TRIES)
+    start, end = (0, trained or size) if trained is None or index < trained else (trained, size)
+    return (start + other for other in stand_ins(index - start, end - start, TRIES))
 
 
 def with_room(config: Config, encode: Callable[[Example], list[int]], context: int) -> Config:

@@ -366,7 +366,7 @@ def test_every_prompt_of_a_finite_task_is_looked_at_before_a_run(capsys):
 def test_long_prompts_that_nobody_saw_do_not_end_a_run(size, monkeypatch):
     """A task of which a sample is looked at: refused when it is read, in a sentence; with the key another prompt stands in, on a
     resumed run too, and never one of the held-out."""
-    for name, value in {"WHOLE": 10, "SAMPLE": 4, "ENDLESS": 4, "STRIDE": 7}.items():
+    for name, value in {"WHOLE": 10, "SAMPLE": 4, "ENDLESS": 4}.items():
         monkeypatch.setattr(room, name, value)
     c = config(task=lengths(size, lambda i: i % 5 == 3 and 10 < i < 37), prompts=10)
     refused = setup.build(c)

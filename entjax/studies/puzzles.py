@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import functools
 import random
-import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 from entjax import tasks
 from entjax.tasks import Example, Task
-from entjax.tasks.reasoning_gym import SIZE, unpack
-
-FAR = 1_009  # from an example to the next one that is tried in its place
+from entjax.tasks.reasoning_gym import unpack
 
 OPERATIONS = {
     "add": ("+", lambda number, by: number + by),
@@ -50,11 +47,11 @@ def palindrome(seed: int) -> Task:
     return _characters(task, short, solution, "abcdefghijklmnopqrstuvwxyz>")
 
 
-def quantum_lock(split: Literal["train", "eval"]) -> Task:
+def quantum_lock(held_out: bool) -> Task:
     """`14,+2a,*2g,-1r>`: the buttons A, B and C lead from 0 to 14 in as few presses as can be; each press turns the light, red at
     first, and a button may act in red, in green or in any light only. Often many right answers; a longer way earns a half.
 
-    Most puzzles of this size come up again within ten thousand, so one in ten, with its buttons in any order, is held out."""
+    Most puzzles of this size come up again within ten thousand, so a tenth of them, their buttons in any order, is held out."""
     task = tasks.reasoning_gym("quantum_lock", seed=1, difficulty=5)
 
     def short(example: Example) -> str:
@@ -81,7 +78,8 @@ def quantum_lock(split: Literal["train", "eval"]) -> Task:
             here = places[index]
         return "".join(pressed)
 
-    return _split(_characters(task, short, solution, "0123456789ABC+-*,rga>"), split)
+    whole = _characters(task, short, solution, "0123456789ABC+-*,rga>")
+    return tasks.split(whole, key=lambda prompt: "".join(sorted(prompt)))[held_out]
 
 
 def _lock(example: Example) -> dict[str, Any]:
@@ -105,22 +103,3 @@ def _characters(task: Task, short: Callable, solution: Callable, alphabet: str) 
         return whole._replace(prompt=short(whole))
 
     return task._replace(example=example, alphabet=alphabet, solution=solution)
-
-
-def _split(task: Task, split: Literal["train", "eval"]) -> Task:
-    """The task without the prompts of the other split; which is whose depends on a prompt's characters in any order."""
-    size = task.size or SIZE
-
-    def example(index: int) -> Example:
-        for other in range(index, index + size, FAR):
-            found = task.example(other % size)
-            if is_held_out(found.prompt) == (split == "eval"):
-                return found
-        raise ValueError(f"{task.name} has no prompt of the split {split} for example {index}.")
-
-    return task._replace(example=example)
-
-
-def is_held_out(prompt: str) -> bool:
-    """Is it one of the tenth that no run trains on?"""
-    return zlib.crc32("".join(sorted(prompt)).encode()) % 10 == 0

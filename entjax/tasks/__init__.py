@@ -13,6 +13,7 @@ from entjax.tasks.numbers import extract_answer, numbers_equal
 from entjax.tasks.pool import Limits, scorer
 from entjax.tasks.reasoning_gym import reasoning_gym
 from entjax.tasks.scoring import Pending, Report, Scorer, Verdict
+from entjax.tasks.split import split
 from entjax.tasks.task import Example, Spec, Task
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "reasoning_gym",
     "scorer",
     "silent",
+    "split",
 ]

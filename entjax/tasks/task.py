@@ -7,8 +7,13 @@ a worker process and a `Task` can be named in a config as a call: `task=ej.tasks
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+PRIME, GOLDEN = (
+    1_000_003,
+    0.6180339887,
+)  # how far from an example its stand-in is, in an endless task and as a share of another
 
 
 class Example(NamedTuple):
@@ -87,6 +92,15 @@ def check_index(index: int, size: int | None, name: str) -> None:
         raise IndexError(
             f"{name} has no example {index}: indices go from 0 to {'...' if size is None else size - 1}."
         )
+
+
+def stand_ins(index: int, size: int | None, tries: int) -> Iterator[int]:
+    """The index, then those of examples that may stand in its place: far from it and from each other, and of the index alone, so
+    that every process and a resumed run finds the same.
+    """
+    stride = PRIME if size is None else max(round(GOLDEN * size), 1)
+    for other in range(index, index + tries * stride, stride):
+        yield other if size is None else other % size
 
 
 def rng_of(*parts: object) -> random.Random:

@@ -1,0 +1,52 @@
+"""A task parted by the text of its prompts, so that no prompt is both trained on and held out.
+
+Indices do not do that: small procedural tasks ask the same question at many indices, and two seeds of reasoning-gym that are
+closer than a data set is large share examples.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+from entjax.tasks.task import Example, Task, check_index, stand_ins
+
+WHOLE = 20_000  # a task up to this size is parted row by row; of a larger one another example stands in for one of the other side
+TRIES = 10_000
+
+
+def split(task: Task, share: float = 0.1, *, key: Callable[[str], str] = str) -> tuple[Task, Task]:
+    """`(training, evaluation)`, with `share` of the prompts in the second: `task, eval_task = ej.tasks.split(TASK)`.
+
+    Prompts with the same `key` are on the same side: `key=lambda prompt: "".join(sorted(prompt))` holds out whole anagrams.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"split(share={share}): a share of the prompts lies between 0 and 1, say 0.1.")
+
+    def held_out(example: Example) -> bool:
+        return zlib.crc32(key(example.prompt).encode()) < share * 2**32
+
+    return _side(task, held_out, False), _side(task, held_out, True)
+
+
+def _side(task: Task, held_out: Callable[[Example], bool], wanted: bool) -> Task:
+    if task.size is not None and task.size <= WHOLE:
+        kept = [i for i in range(task.size) if held_out(task.example(i)) == wanted]
+        if not kept:
+            raise ValueError(
+                f"split: all {task.size} prompts of {task.name} are {'trained on' if wanted else 'held out'}: give another share."
+            )
+        return task._replace(example=lambda index: task.example(kept[index]), size=len(kept))
+
+    def example(index: int) -> Example:
+        check_index(index, task.size, task.name)
+        for other in stand_ins(index, task.size, TRIES):
+            found = task.example(other)
+            if held_out(found) == wanted:
+                return found
+        side = "held out" if wanted else "trained on"
+        raise ValueError(
+            f"split: {TRIES} prompts of {task.name} were looked at and none is to be {side}: give another share or key."
+        )
+
+    return task._replace(example=example)
