@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
+from entjax import distributed
 from entjax.config import Config, ConfigError
 from entjax.tasks import Example, Task
 
 EVAL_START = 1_000_000_000  # endless tasks: held-out prompts start at this index
+LOOK = 500  # training examples that are compared with the held-out ones before a run
 
 
 def evaluated_task(config: Config) -> Task:
@@ -43,3 +48,22 @@ def eval_examples(config: Config) -> list[Example]:
     else:
         indices = range(min(count, task.size))
     return [task.example(i) for i in indices]
+
+
+def say_what_is_shared(config: Config, held_out: Sequence[Example]) -> None:
+    """A warning where questions of the evaluation are among those trained on, of which a sample is looked at."""
+    task = training_task(config)
+    indices = range(LOOK) if task.size is None else sorted({i * task.size // LOOK for i in range(LOOK)})
+    trained = {_question(task.example(i)) for i in indices}
+    shared = sum(_question(example) in trained for example in held_out)
+    if shared and config.eval_every and distributed.first():
+        print(
+            f"{shared} of the {len(held_out)} evaluation prompts are also among the {len(indices)} training prompts looked at, so"
+            " the evaluation is in part of what is trained: task, eval_task = ej.tasks.split(TASK) parts a task by its prompts.",
+            file=sys.stderr,
+        )
+
+
+def _question(example: Example) -> tuple[str, str]:
+    """What makes two examples the same; the answer too, for tasks with one prompt for all."""
+    return example.prompt, repr(example.meta if example.answer is None else example.answer)

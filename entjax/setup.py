@@ -17,7 +17,7 @@ from entjax import distributed
 from entjax.checkpoint import CheckpointFault, Checkpoints
 from entjax.config import Config, ConfigError, load_config, parse_overrides
 from entjax.data import PromptStream, prompts
-from entjax.held_out import eval_examples, evaluated_task, kept_back, training_task
+from entjax.held_out import eval_examples, evaluated_task, kept_back, say_what_is_shared, training_task
 from entjax.learning import make_objective, make_optimizer
 from entjax.loss import Objective
 from entjax.models import Decoder
@@ -221,6 +221,7 @@ def build(config: Config) -> Parts:
         objective = objective.taught_by(teacher.model)
     optimizer = make_optimizer(config)
     examples = eval_examples(config)
+    say_what_is_shared(config, examples)
     return Parts(
         config=config,
         model=model,
