@@ -9,6 +9,7 @@ from entjax import (
     control,
     decoding,
     entropy_change,
+    regularizers,
     rewards,
     surrogates,
     weights,
@@ -47,13 +48,18 @@ def steer_exact(minimum: float = 0.8) -> Objective:
 
 
 def entropy_budget(
-    target: control.Target = 0.2, kp: float = 10.0, ki: float = 0.2, maximum: float = 2.0
+    target: control.Target = 0.2,
+    kp: float = 10.0,
+    ki: float = 0.2,
+    maximum: float = 2.0,
+    anchor: float = 0.0,
 ) -> Objective:
     """Entropy budget (this project): the smallest change of token weights whose predicted entropy change holds a target.
 
-    Evidence: closed-loop tests and the quickstart.
+    `anchor`: coefficient of a KL (k3) to the initial policy besides. Evidence: closed-loop tests, the quickstart, docs/study.md.
     """
-    return dapo_base(weights.entropy_budget(target, kp=kp, ki=ki, maximum=maximum))
+    terms = (regularizers.kl(anchor),) if anchor else ()
+    return dapo_base(weights.entropy_budget(target, kp=kp, ki=ki, maximum=maximum), *terms)
 
 
 def clip_cov(fraction: float = 2e-4, low: float = 1.0, high: float = 5.0) -> Objective:

@@ -16,6 +16,7 @@ from entjax.studies.puzzles import chain_sum, palindrome, quantum_lock
 from entjax.tasks import Task
 
 MINIBATCHES = 2  # optimizer steps a rollout
+ANCHOR = 0.1  # coefficient of the KL to the warm start where the question is what an anchor does; as published it is 0.001
 
 
 class Arm(NamedTuple):
@@ -106,6 +107,10 @@ def settings() -> dict[str, Setting]:
 def arms(steps: int, target: float) -> dict[str, Arm]:
     """Every recipe that does something here; those of the first comparison with options scaled to the tiny model."""
     decay = round(1.28 * target, 3), round(0.72 * target, 3)
+    glide = (
+        round(1.36 * target, 3),
+        round(0.92 * target, 3),
+    )  # from where the runs begin to a little below the target
     scaled = {
         "grpo": Arm("grpo"),
         "steer": Arm("steer"),
@@ -118,6 +123,9 @@ def arms(steps: int, target: float) -> dict[str, Arm]:
         "entrocraft": _band(target, target, steps)._replace(target=target),
         "entropy_budget": Arm("entropy_budget", {"target": target}, target),
         "entropy_budget_decay": Arm("entropy_budget", target=decay),
+        "entropy_budget_anchored": Arm("entropy_budget", {"anchor": ANCHOR}, glide),
+        "entropy_budget_glide": Arm("entropy_budget", target=glide),
+        "grpo_anchored": Arm("grpo_kl", {"coef": ANCHOR}),
         "entropic_decay": Arm("entropic", target=decay),
         "entrocraft_decay": _band(*decay, steps),
         "entropy_bonus": Arm("entropy_bonus", {"coef": 0.01}),
@@ -149,6 +157,9 @@ UNSUPERVISED = ("echo", "em_rl", "empo", "empo_reasoning", "ettrl", "ttrl")
 FIRST = ("grpo", "entropy_budget", "steer", "kl_cov", "clip_cov", "aepo", "entropic", "siren", "entrocraft")
 COMPARED = (
     *FIRST,
+    "entropy_budget_anchored",
+    "entropy_budget_glide",
+    "grpo_anchored",
     "entropy_budget_decay",
     "entropic_decay",
     "entrocraft_decay",

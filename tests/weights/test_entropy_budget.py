@@ -1,11 +1,14 @@
 """The entropy budget: the constraint is met, the weights are the closest ones, and the policy's entropy obeys."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import entjax as ej
 from entjax.weights.entropy_budget import spend
+from tests import tiny
 
 rng = np.random.default_rng(0)
 CHANGE = jnp.asarray(rng.normal(size=(6, 9)) - 0.3, jnp.float32)
@@ -78,3 +81,28 @@ def test_arguments():
         ej.weights.entropy_budget()
     with pytest.raises(ValueError, match="maximum"):
         ej.weights.entropy_budget(0.5, maximum=0.5)
+
+
+@pytest.mark.parametrize("anchor", [0.0, 0.5])
+def test_the_anchor_of_the_recipe_draws_back_to_the_initial_policy(anchor):
+    """Equal rewards teach nothing, so what moves a policy that has drifted is its anchor alone."""
+    model, optimizer, rollout = tiny.model(), optax.sgd(1.0), tiny.rollout()
+    rollout = rollout.replace(reward=jnp.ones_like(rollout.reward))
+    objective = ej.recipes.entropy_budget(0.5, anchor=anchor)
+    assert ("ref_logp" in objective.needs) == bool(anchor)
+    state = ej.init_train_state(model, objective, optimizer, jax.random.key(0))
+    noise = jax.random.key(1)
+    state = state.replace(
+        params=jax.tree.map(lambda x: x + 0.3 * jax.random.normal(noise, x.shape), state.params)
+    )
+    score, step = ej.make_score(model, objective), ej.make_train_step(model, objective, optimizer)
+    start = ej.make_score(model, ej.recipes.entropy_budget(0.5))
+    reference = start(ej.init_train_state(model, objective, optimizer, jax.random.key(0)), rollout).old_logp
+
+    def gap(state):
+        d = np.asarray(reference - start(state, rollout).old_logp, np.float64)[np.asarray(rollout.mask)]
+        return np.mean(np.expm1(d) - d)
+
+    before = gap(state)
+    state, _ = step(state, score(state, rollout))
+    assert gap(state) < 0.9 * before if anchor else abs(gap(state) - before) < 1e-6
