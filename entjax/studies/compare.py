@@ -124,6 +124,15 @@ def gain_at(pairs: Sequence[tuple[Result, Result]], matched: str, measure: str) 
     return spread(gains)
 
 
+def ahead(pairs: Sequence[tuple[Result, Result]], matched: str, measure: str) -> Spread:
+    """`gain_at`, with the end of a twin that never came so far in its place: for it that is the best to be said."""
+    gains = []
+    for a, b in pairs:
+        there = at_level(b, matched, final(a)[matched], falling=False) or final(b)
+        gains.append(final(a)[measure] - there[measure])
+    return spread(gains)
+
+
 def over(runs: Sequence[Result], value: Callable[[Result], float]) -> Spread:
     """A number of each run."""
     return spread([value(run) for run in runs])

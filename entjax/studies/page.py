@@ -57,7 +57,7 @@ Written from [study.json](study.json) by `python -m entjax.studies.run --minutes
 
 A policy of 150,000 parameters learns from verified rewards. All arms of a setting have the same number of steps, prompts and
 samples (AEPO samples a quarter more, by its nature), the same learning rate, and are paired by warm start and seed. Evaluation:
-128 prompts that no run trains on, 32 samples each. Options that carry the scale of a language model are scaled to this one
+128 held-out prompts, 32 samples each. Options that carry the scale of a language model are scaled to this one
 (`entjax/studies/grid.py` has them all). A number is the mean over the runs ± its standard error. A difference holds where the 95%
 confidence interval of its mean (Student's t, so four standard errors with three pairs) leaves out 0; seeds that share a warm
 start are counted as if they did not. What a step of an arm costs is measured apart, in one run
@@ -90,6 +90,8 @@ def write(results: Sequence[Result], docs: Path) -> None:
         text += f"{table(here, arms, target)}\n\n"
         text += f"![Entropy of each arm beside GRPO's](images/{entropy})\n\n![pass@1 and pass@32](images/{frontier})\n\n"
         text += f"{matched(here, arms)}\n\n{verdicts(here, arms)}\n\n"
+        if set(ANCHORS) <= set(arms):
+            text += f"### {setting}: what an entropy that is held does not hold\n\n{anchored(here)}\n\n"
         if others:
             picture = f"study-{setting}-family.png"
             pictures.differences(
@@ -193,6 +195,30 @@ def matched(runs: Sequence[Result], arms: Sequence[str]) -> str:
                  gain_at(pairs, "pass@1", "distinct_correct")]  # fmt: skip
         lines.append(f"| {name} | " + " | ".join(f.signed() for f in found) + " |")
     return "\n".join(lines) + "\n\nA dash: GRPO never came to that entropy or pass@1."
+
+
+ANCHORS = ("grpo", "entropy_budget_glide", "grpo_anchored", "entropy_budget_anchored")
+
+
+def anchored(runs: Sequence[Result]) -> str:
+    """GRPO, with a budget, with an anchor, with both: after the first evaluation and at the end, of the seeds of all four."""
+    seeds = set.intersection(*({r["seed"] for r in runs if r["arm"] == arm} for arm in ANCHORS))
+    mine = {arm: [r for r in runs if r["arm"] == arm and r["seed"] in seeds] for arm in ANCHORS}
+    at = mine["grpo"][0]["evaluations"][1]["step"]
+    shown = ("pass@1", "pass@32", "entropy")
+    lines = [
+        "| " + " | ".join(["", *(f"{m}, step {at}" for m in shown), *(f"{m}, end" for m in shown)]) + " |",
+        "|" + "---|" * 7,
+    ]
+    rows = {"*warm start*": [over(mine["grpo"], lambda r, m=m: first(r)[m]) for m in shown] + [""] * 3}
+    for arm, found in mine.items():
+        rows[arm] = [over(found, lambda r, m=m, i=i: r["evaluations"][i][m]) for i in (1, -1) for m in shown]
+    lines += ["| " + " | ".join([name, *map(str, cells)]) + " |" for name, cells in rows.items()]
+    intro = (
+        f"{len(seeds)} seeds of GRPO, of an entropy budget whose line of targets begins where the runs begin, of GRPO with a KL"
+        " (k3) to the warm start, and of both together."
+    )
+    return "\n".join([intro, "", *lines])
 
 
 def family(runs: Sequence[Result], arms: Sequence[str]) -> str:

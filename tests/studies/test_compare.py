@@ -119,3 +119,44 @@ def test_the_page_is_written_from_the_json_alone(tmp_path):
     assert "Too few runs" in page.family(runs[:-2], ["qae"]) and "Too few runs" not in text
     assert (tmp_path / "images" / "study-easy-entropy.png").stat().st_size > 10_000
     assert (tmp_path / "images" / "study-easy-family.png").stat().st_size > 10_000
+
+
+def test_ahead_counts_a_twin_that_never_came_so_far_by_its_end():
+    """One twin passes pass@1 0.5 with a pass@32 of 0.8, the other ends at 0.45 with 0.7; the arm has 0.85 at 0.5."""
+    twins = [
+        run("grpo", 0, [0.4, 0.6], [0.3, 0.1], pass32=[0.9, 0.7]),
+        run("grpo", 1, [0.4, 0.45], [0.3, 0.1], pass32=[0.9, 0.7]),
+    ]
+    arm = [run("siren", s, [0.4, 0.5], [0.3, 0.2], pass32=[0.9, 0.85]) for s in range(2)]
+    pairs = compare.twins([*twins, *arm], "siren")
+    found = compare.ahead(pairs, "pass@1", "pass@32")
+    np.testing.assert_allclose([found.mean, found.n], [(0.05 + 0.15) / 2, 2])
+    assert compare.gain_at(pairs, "pass@1", "pass@32").n == 1
+
+
+def test_beyond_holds_only_where_every_rival_is_behind():
+    ends = {"grpo": 0.6, "steer": 0.7, "entropy_budget_anchored": 0.8}
+    runs = [
+        run(arm, s, [0.4, 0.5 + 0.001 * s], [0.3, 0.2], pass32=[0.9, end + 0.001 * s])
+        for arm, end in ends.items()
+        for s in range(3)
+    ]
+    ask = lambda *rivals: claims.beyond(rivals)(runs, "entropy_budget_anchored")
+    text, said = ask("grpo", "steer")
+    assert said == claims.HOLDS and "grpo +0.200" in text and "steer +0.100" in text
+    assert ask("grpo", "entropy_budget_anchored")[1] == claims.UNSEEN
+    assert claims.beyond(("entropy_budget_anchored", "grpo"))(runs, "steer")[1] == claims.FAILS
+    assert ask("kl_cov")[1] == claims.UNSEEN  # which has no runs
+
+
+def test_the_anchor_is_looked_at_early_and_late_on_the_seeds_of_all_four():
+    seeds = {arm: range(3 + i) for i, arm in enumerate(page.ANCHORS)}
+    runs = [
+        run(arm, s, [0.4, 0.5, 0.6 + 0.1 * (s > 2)], [0.3, 0.2, 0.1])
+        for arm in page.ANCHORS
+        for s in seeds[arm]
+    ]
+    text = page.anchored(runs)
+    assert text.startswith("3 seeds of GRPO") and "pass@32, step 20" in text
+    assert text.count("| 0.500 ± 0.000 | 0.900 ± 0.000 | 0.200 ± 0.000 | 0.600 ± 0.000 |") == 4
+    assert "| *warm start* | 0.400 ± 0.000 |" in text
