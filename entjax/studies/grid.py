@@ -16,7 +16,7 @@ from entjax.studies.puzzles import chain_sum, palindrome, quantum_lock
 from entjax.tasks import Task
 
 MINIBATCHES = 2  # optimizer steps a rollout
-ANCHOR = 0.1  # coefficient of the KL to the warm start where the question is what an anchor does; as published it is 0.001
+ANCHOR = 0.1  # coefficient of a budget's KL to the warm start; alone it holds a run back, and 0.03 ends with as much pass@1
 
 
 class Arm(NamedTuple):
@@ -131,7 +131,7 @@ def arms(steps: int, target: float) -> dict[str, Arm]:
         "entropy_budget_decay": Arm("entropy_budget", target=decay),
         "entropy_budget_anchored": Arm("entropy_budget", {"anchor": ANCHOR}, glide),
         "entropy_budget_glide": Arm("entropy_budget", target=glide),
-        "grpo_anchored": Arm("grpo_kl", {"coef": ANCHOR}),
+        "grpo_anchored": Arm("grpo_kl", {"coef": 0.03}),
         "entropic_decay": Arm("entropic", target=decay),
         "entrocraft_decay": _band(*decay, steps),
         "entropy_bonus": Arm("entropy_bonus", {"coef": 0.01}),
