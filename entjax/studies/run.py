@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from entjax.studies import grid, page
-from entjax.studies.cells import Cell, Size, Study, describe
+from entjax.studies.cells import COMPILED, Cell, Size, Study, describe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,18 +51,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def plan(options: argparse.Namespace) -> list[Cell]:
-    """All cells, seeds outermost: after a third of the time there is a third of the seeds of everything."""
+    """All cells, of as many arms at a time as stay compiled; of these, the first seed of each comes first."""
     settings = grid.settings()
     _known("setting", options.settings.split(","), settings)
     arms = {name: grid.arms(options.steps, settings[name].target) for name in options.settings.split(",")}
     known = next(iter(arms.values()))
     chosen = sorted(known) if options.arms == "all" else options.arms.split(",")
     _known("arm", chosen, known)
+    pairs = [(setting, arm) for setting in arms for arm in chosen]
     return [
         Cell(settings[setting], arm, arms[setting][arm], seed % options.warm, seed)
+        for block in range(0, len(pairs), COMPILED)
         for seed in options.seeds
-        for setting in arms
-        for arm in chosen
+        for setting, arm in pairs[block : block + COMPILED]
     ]
 
 
