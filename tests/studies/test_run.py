@@ -93,7 +93,7 @@ def test_an_arm_that_decays_meets_its_line():
 def test_an_arm_is_compiled_once_for_all_its_seeds():
     found = run.plan(run.parser().parse_args(["--arms=all", "--seeds=3", "--settings=easy,hard"]))
     programs = [(cell.setting.name, cell.arm_name) for cell in found]
-    assert len(set(cell.name for cell in found)) == len(found) == 3 * len(set(programs))
+    assert len({cell.name for cell in found}) == len(found) == 3 * len(set(programs))
     for program in set(programs):
         first, last = programs.index(program), len(programs) - 1 - programs[::-1].index(program)
         assert len(set(programs[first : last + 1])) <= cells.COMPILED
