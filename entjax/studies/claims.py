@@ -58,13 +58,13 @@ def more(measure: str) -> Callable:
 
 
 def more_at(matched: str, measure: str) -> Callable:
-    """More of the measure than GRPO stopped where it had the arm's final `matched`."""
+    """More of the measure than GRPO where it had the arm's final `matched`."""
 
     def ask(results, arm):
         pairs = twins(results, arm)
         found = gain_at(pairs, matched, measure)
         never = len(pairs) - found.n
-        beyond = f"; GRPO never came there in {never}" if never else ""
+        beyond = f"; GRPO never came near in {never}" if never else ""
         return (
             f"{measure}, minus GRPO's at equal {matched}: {found.signed()} ({found.n} pairs{beyond})",
             verdict(found),
@@ -74,10 +74,10 @@ def more_at(matched: str, measure: str) -> Callable:
 
 
 def beyond(others: Sequence[str]) -> Callable:
-    """More pass@32 than each of the others where it had the arm's pass@1; at its end where it never came so far."""
+    """More pass@32 than each of the others where it had the arm's pass@1, at its end where it never came near."""
 
     def ask(results, arm):
-        found = {other: ahead(twins(results, arm, other), "pass@1", "pass@32") for other in others}
+        found = {other: ahead(twins(results, arm, other)) for other in others}
         each = [verdict(spread) for spread in found.values()]
         text = ", ".join(f"{other} {spread.signed()}" for other, spread in found.items())
         said = next((v for v in (FAILS, UNSEEN) if v in each), HOLDS)

@@ -1,8 +1,9 @@
 """Comparisons of runs: at the end of the budget, at matched entropy, at matched pass@1, always paired by warm start and seed.
 
 On an easy task a method that slows learning looks good on everything that learning costs; stopping GRPO early does the same for
-nothing. So a run is also compared with the point of its GRPO twin (same setting, warm start, seed, budget) at which the twin's
-entropy, or pass@1, was the run's final one; between two evaluations the twin is interpolated.
+nothing. So a run is also compared with its GRPO twin (same setting, warm start, seed, budget) where the twin's entropy, or its
+pass@1, was the run's final one: on the straight line through the twin's evaluations. Where the twin first came there would be a
+biased choice, because a noisy curve is there first when it is lucky: recipes that do nothing would seem to lose pass@32.
 """
 
 from __future__ import annotations
@@ -86,19 +87,29 @@ def targets(run: Result) -> np.ndarray:
     return np.linspace(start, end, len(run["entropy"]))
 
 
-def at_level(run: Result, measure: str, level: float, falling: bool) -> dict[str, float] | None:
-    """The run where `measure` first reaches `level` (from above if `falling`), between two evaluations; None if it never does."""
-    sign = -1.0 if falling else 1.0
+def stopped(run: Result, entropy: float) -> dict[str, float] | None:
+    """The run where its entropy first falls to `entropy`, between two evaluations; None if it never does."""
     points = run["evaluations"]
-    reached = [sign * (p[measure] - level) >= 0 for p in points]
+    reached = [p["entropy"] <= entropy for p in points]
     if not any(reached):
         return None
     i = reached.index(True)
-    if i == 0:
-        return {m: points[0][m] for m in MEASURES if m in points[0]}
-    before, after = points[i - 1], points[i]
-    share = (level - before[measure]) / (after[measure] - before[measure])
+    before, after = points[max(i - 1, 0)], points[i]
+    fallen = before["entropy"] - after["entropy"]
+    share = (before["entropy"] - entropy) / fallen if fallen else 1.0
     return {m: before[m] + share * (after[m] - before[m]) for m in MEASURES if m in before}
+
+
+def on_line(run: Result, measure: str, level: float) -> dict[str, float] | None:
+    """The other measures where `measure` is `level`, on the least-squares lines through the evaluations; None for a level that is
+    more than half of the run's way outside of it."""
+    points = run["evaluations"]
+    x = np.array([p[measure] for p in points])
+    way = x.max() - x.min()
+    if not way or not x.min() - way / 2 <= level <= x.max() + way / 2:
+        return None
+    known = [m for m in MEASURES if m in points[0]]
+    return {m: float(np.polyval(np.polyfit(x, [p[m] for p in points], 1), level)) for m in known}
 
 
 def twins(results: Sequence[Result], arm: str, other: str = "grpo") -> list[tuple[Result, Result]]:
@@ -116,20 +127,20 @@ def gain(pairs: Sequence[tuple[Result, Result]], measure: str) -> Spread:
 
 
 def gain_at(pairs: Sequence[tuple[Result, Result]], matched: str, measure: str) -> Spread:
-    """The same, with the twin at the moment at which its `matched` was the arm's final one."""
+    """The same, with the twin where its `matched` was the arm's final one; without pairs where it was never near."""
     gains = []
     for a, b in pairs:
-        there = at_level(b, matched, final(a)[matched], falling=matched == "entropy")
+        there = on_line(b, matched, final(a)[matched])
         gains.append(float("nan") if there is None else final(a)[measure] - there[measure])
     return spread(gains)
 
 
-def ahead(pairs: Sequence[tuple[Result, Result]], matched: str, measure: str) -> Spread:
-    """`gain_at`, with the end of a twin that never came so far in its place: for it that is the best to be said."""
+def ahead(pairs: Sequence[tuple[Result, Result]]) -> Spread:
+    """pass@32 at equal pass@1, with the end of a twin that never came near in its place: for that twin the best to be said."""
     gains = []
     for a, b in pairs:
-        there = at_level(b, matched, final(a)[matched], falling=False) or final(b)
-        gains.append(final(a)[measure] - there[measure])
+        there = on_line(b, "pass@1", final(a)["pass@1"]) or final(b)
+        gains.append(final(a)["pass@32"] - there["pass@32"])
     return spread(gains)
 
 

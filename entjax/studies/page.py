@@ -13,7 +13,6 @@ from entjax.studies.claims import CLAIMS, HOLDS, holds_target
 from entjax.studies.compare import (
     Result,
     Spread,
-    at_level,
     distance,
     final,
     first,
@@ -22,6 +21,7 @@ from entjax.studies.compare import (
     lowest,
     over,
     spread,
+    stopped,
     twins,
 )
 from entjax.studies.grid import COMPARED, UNSUPERVISED, settings
@@ -60,8 +60,9 @@ samples (AEPO samples a quarter more, by its nature), the same learning rate, an
 128 held-out prompts, 32 samples each. Options that carry the scale of a language model are scaled to this one
 (`entjax/studies/grid.py` has them all). A number is the mean over the runs ± its standard error. A difference holds where the 95%
 confidence interval of its mean (Student's t, so four standard errors with three pairs) leaves out 0; seeds that share a warm
-start are counted as if they did not. What a step of an arm costs is measured apart, in one run
-([performance.md](performance.md), rows *recipes*): these runs shared their machine with other work.
+start are counted as if they did not. At equal entropy or pass@1: beside the straight line through the evaluations of GRPO's run,
+because the moment at which a noisy curve first reaches a value is a lucky one. What a step of an arm costs is measured apart, in
+one run ([performance.md](performance.md), rows *recipes*): these runs shared their machine with other work.
 
 """
 
@@ -168,10 +169,10 @@ def table(runs: Sequence[Result], arms: Sequence[str], target: float) -> str:
     shown = ("pass@1", "pass@4", "pass@32", "distinct_correct", "entropy")
     if grpo:
         row("*warm start*", [len(grpo), *(over(grpo, lambda r, m=m: first(r)[m]) for m in shown), "", ""])
-        stopped = [p for r in grpo if (p := at_level(r, "entropy", target, falling=True))]
+        early = [p for r in grpo if (p := stopped(r, target))]
         row(
             f"*grpo, stopped at {target:g} nats*",
-            [len(stopped), *(spread([p[m] for p in stopped]) for m in shown), "", ""],
+            [len(early), *(spread([p[m] for p in early]) for m in shown), "", ""],
         )
     for name in arms:
         mine = [r for r in runs if r["arm"] == name]
@@ -194,9 +195,25 @@ def matched(runs: Sequence[Result], arms: Sequence[str]) -> str:
                  gain_at(pairs, "entropy", "pass@32"), gain_at(pairs, "pass@1", "pass@32"),
                  gain_at(pairs, "pass@1", "distinct_correct")]  # fmt: skip
         lines.append(f"| {name} | " + " | ".join(f.signed() for f in found) + " |")
-    return "\n".join(lines) + "\n\nA dash: GRPO never came to that entropy or pass@1."
+    lines += ["", f"A dash: GRPO never came near that entropy or pass@1. {nothing(runs)}"]
+    return "\n".join(lines)
 
 
+def nothing(runs: Sequence[Result]) -> str:
+    """What the comparison at equal pass@1 finds where there is nothing to be found."""
+    pairs = [twins(runs, arm) for arm in sorted({r["arm"] for r in runs} - {"grpo"})]
+    end = over([r for r in runs if r["arm"] == "grpo"], lambda r: final(r)["entropy"]).mean
+    alike = [p for p in pairs if len(p) >= 3 and abs(gain(p, "entropy").mean) < ALIKE * end]
+    if not alike:
+        return ""
+    each = [gain_at(p, "pass@1", "pass@32").mean for p in alike]
+    return (
+        f"The comparison tries itself: the {len(alike)} arms whose final entropy is within {ALIKE:.0%} of GRPO's have at equal"
+        f" pass@1 {spread(each).mean:+.3f} pass@32 in the mean ({min(each):+.3f} to {max(each):+.3f})."
+    )
+
+
+ALIKE = 0.03  # of GRPO's final entropy: arms that do as good as nothing
 ANCHORS = ("grpo", "entropy_budget_glide", "grpo_anchored", "entropy_budget_anchored")
 
 

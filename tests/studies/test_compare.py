@@ -31,16 +31,58 @@ def run(arm, seed, passes, entropies, *, target=None, curve=None, pass32=None):
                     "seconds": {"rollout": 0.1, "update": 0.1 if arm == "grpo" else 0.2}}  # fmt: skip
 
 
-def test_a_twin_is_read_off_between_its_evaluations():
-    twin = run("grpo", 0, [0.4, 0.6, 0.7], [0.3, 0.2, 0.1], pass32=[1.0, 0.9, 0.7])
-    there = compare.at_level(twin, "entropy", 0.15, falling=True)
-    assert there is not None
-    np.testing.assert_allclose([there["pass@1"], there["pass@32"]], [0.65, 0.8])
-    np.testing.assert_allclose(compare.at_level(twin, "pass@1", 0.45, falling=False)["pass@32"], 0.975)
-    assert compare.at_level(twin, "pass@1", 0.8, falling=False) is None
+def test_a_run_is_stopped_between_its_evaluations():
+    found = compare.stopped(run("grpo", 0, [0.4, 0.6, 0.7], [0.3, 0.2, 0.1], pass32=[1.0, 0.9, 0.7]), 0.15)
+    assert found is not None
+    np.testing.assert_allclose([found["pass@1"], found["pass@32"]], [0.65, 0.8])
+    assert compare.stopped(run("grpo", 0, [0.4, 0.6], [0.3, 0.2]), 0.15) is None
     assert (
-        compare.at_level(twin, "entropy", 0.35, falling=True)["pass@1"] == 0.4
+        compare.stopped(run("grpo", 0, [0.4, 0.6], [0.3, 0.2]), 0.35)["pass@1"] == 0.4
     )  # already there at the start
+
+
+def test_a_twin_is_read_off_the_line_through_its_evaluations():
+    x = np.array([0.2, 0.4, 0.3, 0.6])
+    twin = run(
+        "grpo",
+        0,
+        list(x),
+        [0.4, 0.3, 0.2, 0.1],
+        pass32=list(0.9 - 0.5 * x + np.array([0.01, -0.01, 0.01, -0.01])),
+    )
+    a, b = np.linalg.lstsq(
+        np.stack([x, np.ones(4)], 1), [p["pass@32"] for p in twin["evaluations"]], rcond=None
+    )[0]
+    for level in (0.25, 0.6, 0.79):
+        np.testing.assert_allclose(compare.on_line(twin, "pass@1", level)["pass@32"], a * level + b)
+    assert compare.on_line(twin, "pass@1", 0.81) is None and compare.on_line(twin, "pass@1", -0.01) is None
+
+
+def test_what_does_nothing_seems_to_lose_less_on_a_line_than_at_first_passage():
+    """Noisy copies of a noisy curve. The line has a bias too, half as large: noise in pass@1 flattens it."""
+    rng = np.random.default_rng(0)
+
+    def noisy(arm, seed):
+        x = np.linspace(0.13, 0.2, 6)
+        y = 0.8 - 2.2 * (x - 0.13) + 0.02 * rng.normal(size=6)
+        return run(
+            arm, seed, list(x + 0.01 * rng.normal(size=6)), list(np.linspace(0.3, 0.2, 6)), pass32=list(y)
+        )
+
+    def at_first(a, b):
+        x, y = (np.array([p[m] for p in b["evaluations"]]) for m in ("pass@1", "pass@32"))
+        passed = np.flatnonzero(x >= compare.final(a)["pass@1"])
+        if not len(passed):
+            return math.nan
+        i = passed[0]
+        return np.interp(compare.final(a)["pass@1"], x[i - 1 : i + 1], y[i - 1 : i + 1]) if i else y[0]
+
+    runs = [noisy(arm, seed) for seed in range(600) for arm in ("grpo", "safe")]
+    pairs = compare.twins(runs, "safe")
+    on_line = compare.gain_at(pairs, "pass@1", "pass@32")
+    first = compare.spread([compare.final(a)["pass@32"] - at_first(a, b) for a, b in pairs])
+    assert abs(compare.gain(pairs, "pass@32").mean) < 0.004  # nothing to be found
+    assert on_line.n > 550 and -0.013 < on_line.mean < 0 and first.mean < on_line.mean - 0.01
 
 
 def test_gains_are_paired_and_leave_out_what_the_twin_never_reached():
@@ -129,7 +171,7 @@ def test_ahead_counts_a_twin_that_never_came_so_far_by_its_end():
     ]
     arm = [run("siren", s, [0.4, 0.5], [0.3, 0.2], pass32=[0.9, 0.85]) for s in range(2)]
     pairs = compare.twins([*twins, *arm], "siren")
-    found = compare.ahead(pairs, "pass@1", "pass@32")
+    found = compare.ahead(pairs)
     np.testing.assert_allclose([found.mean, found.n], [(0.05 + 0.15) / 2, 2])
     assert compare.gain_at(pairs, "pass@1", "pass@32").n == 1
 

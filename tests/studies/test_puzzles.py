@@ -19,6 +19,7 @@ def test_worked_answers_are_right_and_fit_the_policy(setting):
     rng = random.Random(0)
     for task in (setting.train(), setting.held_out()):
         examples = [task.example(i) for i in range(60)]
+        assert task.solution is not None and task.alphabet is not None
         answers = [task.solution(e, rng) for e in examples]
         assert set("".join([e.prompt for e in examples] + answers)) <= set(task.alphabet)
         assert len(task.alphabet) + 2 == setting.vocab  # with padding and the end
@@ -34,6 +35,7 @@ def test_worked_answers_are_right_and_fit_the_policy(setting):
 
 def test_every_shortest_way_to_open_the_lock_is_as_likely():
     task = puzzles.quantum_lock(held_out=False)
+    assert task.solution is not None
     example = next(
         e for e in map(task.example, itertools.count()) if len(e.answer.split()) == 9
     )  # five presses, four arrows
