@@ -52,11 +52,13 @@ def eval_examples(config: Config) -> list[Example]:
 
 def say_what_is_shared(config: Config, held_out: Sequence[Example]) -> None:
     """A warning where questions of the evaluation are among those trained on, of which a sample is looked at."""
+    if not (config.eval_every and distributed.first()):
+        return
     task = training_task(config)
     indices = range(LOOK) if task.size is None else sorted({i * task.size // LOOK for i in range(LOOK)})
     trained = {_question(task.example(i)) for i in indices}
     shared = sum(_question(example) in trained for example in held_out)
-    if shared and config.eval_every and distributed.first():
+    if shared:
         print(
             f"{shared} of the {len(held_out)} evaluation prompts are also among the {len(indices)} training prompts looked at, so"
             " the evaluation is in part of what is trained: task, eval_task = ej.tasks.split(TASK) parts a task by its prompts.",
@@ -64,6 +66,8 @@ def say_what_is_shared(config: Config, held_out: Sequence[Example]) -> None:
         )
 
 
-def _question(example: Example) -> tuple[str, str]:
-    """What makes two examples the same; the answer too, for tasks with one prompt for all."""
+def _question(example: Example) -> tuple[str, str] | None:
+    """What makes two examples the same; the answer too, for tasks with one prompt for all. Of what is none, `room` will tell."""
+    if not isinstance(example, Example):
+        return None
     return example.prompt, repr(example.meta if example.answer is None else example.answer)

@@ -205,7 +205,7 @@ def build(config: Config) -> Parts:
     layout = make_layout(config)
     model = make_model(config, tokenizer, layout)
     encode = lambda example: encode_prompt(config, tokenizer, example.prompt)
-    config = with_room(config, encode, model.config.context)
+    given, config = config, with_room(config, encode, model.config.context)
     sampling = {
         "eos_ids": tokenizer.stop_ids or (tokenizer.eos_id,),
         "pad_id": tokenizer.pad_id,
@@ -221,7 +221,7 @@ def build(config: Config) -> Parts:
         objective = objective.taught_by(teacher.model)
     optimizer = make_optimizer(config)
     examples = eval_examples(config)
-    say_what_is_shared(config, examples)
+    say_what_is_shared(given, examples)
     return Parts(
         config=config,
         model=model,

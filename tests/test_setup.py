@@ -368,7 +368,7 @@ def test_long_prompts_that_nobody_saw_do_not_end_a_run(size, monkeypatch):
     resumed run too, and never one of the held-out."""
     for name, value in {"WHOLE": 10, "SAMPLE": 4, "ENDLESS": 4}.items():
         monkeypatch.setattr(room, name, value)
-    c = config(task=lengths(size, lambda i: i % 5 == 3 and 10 < i < 37), prompts=10)
+    c = config(task=lengths(size, lambda i: i % 5 == 3 and 10 < i < 37), prompts=10, eval_every=5)
     refused = setup.build(c)
     with pytest.raises(
         ConfigError, match=r"Example \d+ of lengths is a prompt of 90 tokens .*drop_long_prompts=true"
