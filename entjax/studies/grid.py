@@ -91,7 +91,7 @@ def later(seeds: str) -> str:
     """Of a setting in which the rest of the family ran apart from the first arms."""
     return (
         f" Seeds {seeds} ran on another kind of processor than the others, with warm starts trained there; the rest of the family"
-        " has these five alone."
+        " has five of these alone."
     )
 
 
@@ -102,7 +102,7 @@ def settings() -> dict[str, Setting]:
     stalled = STALLED + seen(86) + later("7 to 11")
     found = (
         Setting("easy", countdown(3, "train"), countdown(3, "eval"), 19, 64, 19, 0.18, shipped=shipped, note=TWO_MACHINES),
-        Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.24, 1200, note=later("5 and 7 to 10")),
+        Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.24, 1200, note=later("5 and 7 to 15")),
         Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, 0.83, 400, note=stalled),
         Setting("quantum_lock", lambda: quantum_lock(False), lambda: quantum_lock(True), 23, 64, 16, 0.35, 400),
         Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, 0.8, 400, note=STALLED + seen(29)),
