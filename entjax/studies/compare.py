@@ -136,7 +136,7 @@ def gain_at(pairs: Sequence[tuple[Result, Result]], matched: str, measure: str) 
 
 
 def ahead(pairs: Sequence[tuple[Result, Result]]) -> Spread:
-    """pass@32 at equal pass@1, with the end of a twin that never came near in its place: for that twin the best to be said."""
+    """pass@32 at equal pass@1, with the end of a twin that never came near in its place, which flatters one that stayed below."""
     gains = []
     for a, b in pairs:
         there = on_line(b, "pass@1", final(a)["pass@1"]) or final(b)

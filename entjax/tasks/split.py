@@ -36,7 +36,12 @@ def _side(task: Task, held_out: Callable[[Example], bool], wanted: bool) -> Task
             raise ValueError(
                 f"split: all {task.size} prompts of {task.name} are {'trained on' if wanted else 'held out'}: give another share."
             )
-        return task._replace(example=lambda index: task.example(kept[index]), size=len(kept))
+
+        def row(index: int) -> Example:
+            check_index(index, len(kept), task.name)
+            return task.example(kept[index])
+
+        return task._replace(example=row, size=len(kept))
 
     def example(index: int) -> Example:
         check_index(index, task.size, task.name)

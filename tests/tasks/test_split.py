@@ -65,8 +65,9 @@ def test_what_cannot_be_parted_is_said():
     sides = ej.tasks.split(numbers(None, 1))
     with pytest.raises(ValueError, match=r"none is to be (trained on|held out)"):
         [side.example(0) for side in sides]
-    with pytest.raises(IndexError):
-        ej.tasks.split(numbers(WHOLE + 1, 100))[0].example(WHOLE + 1)
+    for size, wrong in ((WHOLE + 1, WHOLE + 1), (100, 99), (100, -1)):
+        with pytest.raises(IndexError, match="numbers has no example"):
+            ej.tasks.split(numbers(size, 50))[0].example(wrong)
 
 
 def test_seeds_of_reasoning_gym_share_examples_and_a_run_says_so(capsys):
