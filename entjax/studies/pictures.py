@@ -42,7 +42,7 @@ def entropies(runs: Sequence[Result], arms: Sequence[str], path: Path, width: in
 
 def frontier(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
     """pass@1 against pass@32: GRPO's way through its evaluations, and where every arm ends (mean, standard error)."""
-    figure, axis = panels(size=(7, 5))
+    figure, axis = panels(size=(9, 5))
     grpo = [r for r in runs if r["arm"] == "grpo"]
     if grpo:
         length = min(len(r["evaluations"]) for r in grpo)
@@ -50,17 +50,18 @@ def frontier(runs: Sequence[Result], arms: Sequence[str], path: Path) -> Path:
             [[(p["pass@1"], p["pass@32"]) for p in r["evaluations"][:length]] for r in grpo], axis=0
         )
         axis.plot(*way.T, color="#9a9a9a", marker=".", linewidth=1.2, label="GRPO, from warm start to end")
-    for name, color in zip(arms, COLORS * len(arms), strict=False):
+    for i, name in enumerate(arms):
+        color, marker = COLORS[i % len(COLORS)], "os^"[i // len(COLORS) % 3]
         ends = np.array([(final(r)["pass@1"], final(r)["pass@32"]) for r in runs if r["arm"] == name])
         error = ends.std(0, ddof=1) / np.sqrt(len(ends)) if len(ends) > 1 else np.zeros(2)
         axis.errorbar(
-            *ends.mean(0), xerr=error[0], yerr=error[1], fmt="o", color=color, capsize=2, label=name
+            *ends.mean(0), xerr=error[0], yerr=error[1], fmt=marker, color=color, capsize=2, label=name
         )
     axis.set_xlabel("pass@1")
     axis.set_ylabel("pass@32")
     axis.grid(alpha=0.2)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return _save(figure, path)
 
 
