@@ -150,7 +150,9 @@ def export(options) -> int:
         if options.adapter:
             save_adapter(options.folder, parts.model, source)
         else:
-            save_hf(options.folder, parts.model, source if source and has_tokenizer(source) else None)
+            from_source = source and has_tokenizer(source)
+            alphabet = None if from_source else parts.config.task.alphabet
+            save_hf(options.folder, parts.model, source if from_source else None, alphabet=alphabet)
         print(options.folder)
     return 0
 

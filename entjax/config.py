@@ -310,7 +310,7 @@ def _read(key: str, value: Any) -> Any:
         if key == "mesh":
             return {name: int(size) for name, size in (part.split(":") for part in value.split(",") if part)}
         if key in ("model", "teacher"):
-            return value
+            return None if key == "teacher" and value.lower() in ("", "none") else value
     except (KeyError, ValueError) as error:
         raise ConfigError(f"{key}={value}: expected {_name(kind)}.") from error
     raise ConfigError(

@@ -205,12 +205,12 @@ def _undoes(part):
 
 
 def _fights(parts) -> None:
-    names = {part.name for part in parts}
+    names = {part.method for part in parts}
     for pair, why in FIGHTS:
         if pair <= names:
             first, second = sorted(pair)
             _warn(f"'{first}' and '{second}' in one chain: {why}.")
-    order = [part.name for part in parts]
+    order = [part.method for part in parts]
     for first, after, why in LATE:
         for name in after & names:
             for late in (late for late in order[order.index(name) :] if late in first):
@@ -220,7 +220,7 @@ def _fights(parts) -> None:
             _warn(
                 f"'{part.name}' changes the advantage that '{early}' before it has already looked at: put it before."
             )
-        if part.name == "group_normalize" and "dsdr" in names and part.hyper.get("std") is False:
+        if part.method == "group_normalize" and "dsdr" in names and part.hyper.get("std") is False:
             _warn(
                 "'dsdr' with 'group_normalize(std=False)': lambda_d is negligible unless the group's spread divides it."
             )

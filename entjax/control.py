@@ -8,10 +8,13 @@ checkpoint. Every bounded controller recovers from its bounds: an integral never
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 Target = float | Callable[[Any], Any]
@@ -128,6 +131,7 @@ def pid(
     error of the other sign moves the output off its bound. A measurement that is not finite counts as no error.
     """
     sign = _check_pid(kp, ki, kd, low, high, ema)
+    _check_target(target)
     rest = float(min(max(0.0, low), high)) if bias is None else bias
     if not low <= rest <= high:
         raise ValueError(f"A controller needs low <= bias <= high, got low={low}, bias={bias}, high={high}.")
@@ -185,6 +189,7 @@ def pi(
 
 def bang_bang(target: Target, *, below: float, above: float) -> Controller:
     """`below` while measurement <= target, `above` while it is greater."""
+    _check_target(target)
 
     def update(measurement, state):
         measurement = jnp.asarray(measurement, jnp.float32)
@@ -199,6 +204,7 @@ def staircase(
 ) -> Controller:
     """One step of `delta` up while measurement < target, one down otherwise, kept in [low, high]; the value *after* the step."""
     _positive("delta", delta)
+    _check_target(target)
     if not low <= initial <= high:
         raise ValueError(f"initial={initial} lies outside [{low}, {high}].")
 
@@ -253,6 +259,7 @@ class _Switch(NamedTuple):
 
 def _switched(rule: _Switch, measure: str) -> Controller:
     _positive("delta", rule.delta)
+    _check_target(rule.target)
     if not rule.low <= rule.initial <= rule.high:
         raise ValueError(f"initial={rule.initial} lies outside [{rule.low}, {rule.high}].")
 
@@ -266,6 +273,13 @@ def _switched(rule: _Switch, measure: str) -> Controller:
         return state.coef * state.enabled, new
 
     return measuring(measure, Controller(init, update))
+
+
+def _check_target(target: Target) -> None:
+    """A controller without a number to aim at would never act, and say nothing."""
+    is_number = isinstance(target, (int, float)) and not isinstance(target, bool) and math.isfinite(target)
+    if not (is_number or callable(target) or isinstance(target, jax.Array | np.ndarray | np.generic)):
+        raise ValueError(f"target={target!r}: give a finite number, or a schedule of the step.")
 
 
 def _positive(name: str, value: float) -> None:

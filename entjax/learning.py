@@ -36,7 +36,9 @@ def recipe(name: str, options: dict[str, Any]) -> Objective:
             f"recipe_options: the recipe '{name}' has no option {', '.join(unknown)}; it takes {', '.join(accepted) or 'none'}."
         )
     for option, value in options.items():
-        if isinstance(value, str) and isinstance(accepted[option].default, (int, float)):
+        default = accepted[option].default
+        of_numbers = isinstance(default, (int, float)) and not isinstance(default, bool)
+        if of_numbers and (value is None or isinstance(value, str | bool)):
             raise ConfigError(f"recipe.{option}={value!r}: the recipe '{name}' expects a number.")
         if isinstance(value, float) and math.isnan(value):
             raise ConfigError(f"recipe.{option}=nan is no number.")

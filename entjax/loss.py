@@ -69,16 +69,10 @@ class Objective:
         """All transforms, in the order in which they run."""
         return (*(self.per_rollout.parts or ()), *(self.per_step.parts or ()))
 
-    def taught_by(self, teacher: Any) -> Objective:
-        """The same objective with that module for the reference policy."""
-        return Objective(
-            self.per_rollout,
-            self.per_step,
-            self.per_token,
-            reference_decay=self.reference_decay,
-            teacher=teacher,
-            rules=self.rules,
-        )
+    def replace(self, **changes: Any) -> Objective:
+        """The same objective with other arguments: `recipe.replace(per_step=ej.chain(recipe.per_step, more))`."""
+        names = ("per_rollout", "per_step", "per_token", "reference_decay", "teacher", "rules")
+        return Objective(**({name: getattr(self, name) for name in names} | changes))
 
     @property
     def remembers(self) -> dict[str, vocab.Feature]:
@@ -227,9 +221,8 @@ def _row_slopes(surrogate, hidden, head, rollout, signal, options, places):
 def per_token_inputs(rollout: Rollout) -> dict[str, Array]:
     """The [B, T] arrays of a rollout, extras included: what a feature may find in `row.side`. Padding holds 0: whatever lay there
     would meet a coefficient of 0 in the gradient, and 0 times NaN is NaN."""
-    own = {"sampled_logp": rollout.logp} | (
-        {} if rollout.old_logp is None else {"old_logp": rollout.old_logp}
-    )
+    own = {"sampled_logp": rollout.logp, "old_logp": rollout.old_logp}
+    own = {name: x for name, x in own.items() if x is not None}
     shape = rollout.tokens.shape
     found = own | {name: x for name, x in rollout.extra.items() if jnp.shape(x)[:2] == shape}
     clean = lambda x: jnp.where(rollout.mask, x, jnp.zeros_like(x)) if jnp.ndim(x) == 2 else x

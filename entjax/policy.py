@@ -16,6 +16,7 @@ from entjax.models import (
     Decoder,
     DecoderConfig,
     abstract_params,
+    alphabet_of,
     has_tokenizer,
     load_config,
     load_hf,
@@ -29,6 +30,7 @@ def make_tokenizer(config: Config) -> Tokenizer:
     own = isinstance(config.model, str) and has_tokenizer(config.model)
     if config.task.alphabet is not None and not own:
         tokenizer = char_tokenizer(config.task.alphabet)
+        check_alphabet(config)
     else:
         with naming("model", config.model):
             tokenizer = hf_tokenizer(
@@ -36,6 +38,19 @@ def make_tokenizer(config: Config) -> Tokenizer:
             )
     check_chat(config, tokenizer)
     return tokenizer
+
+
+def check_alphabet(config: Config) -> None:
+    """Refuse a folder whose ids stand for other characters than the task's."""
+    if not isinstance(config.model, str):
+        return
+    with naming("model", config.model):
+        known = alphabet_of(config.model)
+    if known not in (None, config.task.alphabet):
+        raise ConfigError(
+            f"model={config.model} was trained on the characters {known!r}, but the task {config.task.name} has "
+            f"{config.task.alphabet!r}: the same ids would mean others. Take another model, or give the task that alphabet."
+        )
 
 
 def check_chat(config: Config, tokenizer: Tokenizer) -> None:

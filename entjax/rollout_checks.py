@@ -16,9 +16,28 @@ def check_rows(rollout: Rollout, pieces: int, what: str) -> None:
         raise ValueError(f"rollout.mask has type {rollout.mask.dtype}: give True and False, e.g. mask > 0.")
 
 
+def check_shapes(rollout: Rollout) -> None:
+    """Refuse arrays that do not belong to the same tokens; what may be None and is, is not looked at."""
+    of_tokens = getattr(rollout.tokens, "shape", ())
+    if len(of_tokens) != 2:
+        raise ValueError(f"rollout.tokens has shape {of_tokens}: give one row a sequence, [B, T].")
+    rows = (of_tokens[0],)
+    for name in ("mask", "logp", "entropy", "old_logp", "reward", "group"):
+        x, wanted = getattr(rollout, name), rows if name in ("reward", "group") else of_tokens
+        if x is None and name in ("logp", "entropy", "old_logp"):
+            continue
+        if not hasattr(x, "shape"):
+            raise ValueError(f"rollout.{name} is a {type(x).__name__}: give an array of shape {wanted}.")
+        if x.shape != wanted:
+            why = "it needs one entry a row:" if wanted == rows else "but rollout.tokens has"
+            raise ValueError(f"rollout.{name} has shape {x.shape}; {why} {wanted}.")
+
+
 def check_rollout(rollout: Rollout, objective: Objective, minibatches: int, microbatches: int) -> None:
     """Refuse, before anything is compiled, a rollout that the step cannot use."""
-    batch, length = rollout.tokens.shape
+    check_shapes(rollout)
+    if rollout.entropy is None:
+        raise ValueError("rollout.entropy is None: make_score(model, objective)(state, rollout) fills it in.")
     check_rows(
         rollout, minibatches * microbatches, f"{minibatches} minibatches of {microbatches} microbatches"
     )
@@ -27,16 +46,6 @@ def check_rollout(rollout: Rollout, objective: Objective, minibatches: int, micr
             f"{minibatches} minibatches move the policy away from the one that sampled: old_logp must be computed first, by "
             "make_score(model, objective)(state, rollout)."
         )
-    for name in ("mask", "logp", "entropy", *(() if rollout.old_logp is None else ("old_logp",))):
-        if getattr(rollout, name).shape != (batch, length):
-            raise ValueError(
-                f"rollout.{name} has shape {getattr(rollout, name).shape}, but rollout.tokens has {(batch, length)}."
-            )
-    for name in ("reward", "group"):
-        if getattr(rollout, name).shape != (batch,):
-            raise ValueError(
-                f"rollout.{name} has shape {getattr(rollout, name).shape}; it needs one entry a row: ({batch},)."
-            )
     missing = sorted((objective.needs | set(objective.remembers)) - set(rollout.extra))
     if missing:
         raise ValueError(

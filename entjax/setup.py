@@ -89,7 +89,7 @@ class Parts(NamedTuple):
         """The state before the first step, with these weights or the model's, not copied: the first step takes their memory. On a
         mesh every device makes its own pieces."""
         params, key = nnx.state(self.model) if params is None else params, jax.random.key(self.config.seed)
-        plain = self.objective.taught_by(None)  # a teacher lies on its devices already
+        plain = self.objective.replace(teacher=None)  # a teacher lies on its devices already
         rest = lambda params: state_of(params, plain, self.optimizer, key).replace(params=None)
         state = beside(rest, params).replace(params=params)
         return state if self.teacher is None else self.teacher.enter(state)
@@ -218,7 +218,7 @@ def build(config: Config) -> Parts:
         check_teacher(config, objective)
         loaded = load_checkpoint(config, layout, config.teacher)
         teacher = make_teacher(loaded, model, objective, sampling)
-        objective = objective.taught_by(teacher.model)
+        objective = objective.replace(teacher=teacher.model)
     optimizer = make_optimizer(config)
     examples = eval_examples(config)
     say_what_is_shared(given, examples)
@@ -268,7 +268,7 @@ def check_objective(config: Config, objective: Objective) -> None:
         provided = config.sampled_by.provides
         try:
             check_inputs(objective.needs, provided)
-            if config.objective is not None:
+            if config.objective is not None or config.recipe_options:
                 rehearse(objective, config.rows, config.max_new_tokens, provided)
         except ValueError as error:
             raise ConfigError(str(error)) from error

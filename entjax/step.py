@@ -159,6 +159,7 @@ def make_train_step(
         state: TrainState, rollout: Rollout, pack: Pack | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         check_rollout(rollout, objective, minibatches, microbatches)
+        rollout = rollout.without_filler()
         key = jax.random.fold_in(state.key, state.step)
         seen = rollout.extra.get("reads")
         rollout = rollout.replace(extra={name: x for name, x in rollout.extra.items() if name != "reads"})
@@ -350,8 +351,11 @@ def step_metrics(rollout: Rollout, signal: Signal, out) -> dict[str, Array]:
     old_logp = out.logp if rollout.old_logp is None else rollout.old_logp.astype(out.logp.dtype)
     log_ratio = jnp.clip(jnp.where(mask, out.logp - old_logp, 0), -20, 20)
     ratio = jnp.exp(log_ratio)
-    gap = jnp.abs(old_logp - rollout.logp)
-    return {
+    mismatch = {}
+    if rollout.logp is not None:
+        gap = jnp.abs(old_logp - rollout.logp)
+        mismatch = {"mismatch/mean": masked.mean(gap, mask), "mismatch/max": masked.maximum(gap, mask)}
+    return mismatch | {
         "loss": out.loss,
         "entropy/mean": masked.mean(out.entropy, mask),
         "entropy/sampled": -masked.mean(out.logp, mask),
@@ -362,8 +366,6 @@ def step_metrics(rollout: Rollout, signal: Signal, out) -> dict[str, Array]:
         "clip/high": masked.mean((ratio > signal.clip_high) & (signal.advantage > 0), mask),
         "ratio/min": masked.minimum(ratio, mask, empty=1.0),
         "ratio/max": masked.maximum(ratio, mask, empty=1.0),
-        "mismatch/mean": masked.mean(gap, mask),
-        "mismatch/max": masked.maximum(gap, mask),
     }
 
 

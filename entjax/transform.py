@@ -9,6 +9,7 @@ old checkpoint.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -47,6 +48,12 @@ class Transform(NamedTuple):
     knobs: frozenset[str] = frozenset()  # scalars handed to the next rollout
     hyper: Mapping[str, Any] = NOTHING  # the hyperparameters, for `entjax methods`
     parts: tuple[Transform, ...] | None = None  # the members of a chain
+    renamed: str = ""  # the name before rename()
+
+    @property
+    def method(self) -> str:
+        """What it is, whatever a chain calls it."""
+        return self.renamed or self.name
 
 
 def stateless(
@@ -67,7 +74,7 @@ def tunable(
     """A transform from `f(payload, context, **values) -> payload` whose hyperparameters may each be a number, a schedule or a
     Controller. Controllers are fed with `measure(context)`, without it with the policy entropy in the way that they ask for
     (`Controller.measure`). Values that change are reported as "<name>/<hyperparameter>"."""
-    init, drive = _driven(hyper, measure)
+    init, drive = _driven(name, hyper, measure)
 
     def update(payload, state, context):
         context = context if context.name else context.enter(name)
@@ -89,7 +96,7 @@ def stateful(
     **about,
 ) -> Transform:
     """`tunable` with a state of its own beside the controllers': `f(payload, own, context, **values) -> (payload, own)`."""
-    init, drive = _driven(hyper, measure)
+    init, drive = _driven(name, hyper, measure)
 
     def update(payload, state, context):
         context = context if context.name else context.enter(name)
@@ -102,8 +109,11 @@ def stateful(
     return Transform(name, begin, update, hyper=MappingProxyType(dict(hyper)), **_frozen(about))
 
 
-def _driven(hyper: Mapping[str, Any], measure) -> tuple[Callable, Callable]:
+def _driven(name: str, hyper: Mapping[str, Any], measure) -> tuple[Callable, Callable]:
     """(init() -> state, drive(context, state) -> (all values, those that change, new state)) of the hyperparameters."""
+    absurd = [key for key, value in hyper.items() if isinstance(value, float) and math.isnan(value)]
+    if absurd:
+        raise ValueError(f"{name}: {absurd[0]}=nan is no number.")
     controllers = {key: as_controller(value) for key, value in hyper.items() if is_dynamic(value)}
     constants = {key: value for key, value in hyper.items() if key not in controllers}
 
@@ -192,15 +202,15 @@ def rename(name: str, t: Transform) -> Transform:
     """The same transform under another name, so that a chain may hold it twice."""
     if t.parts is not None:
         raise ValueError("A chain has no name of its own in another chain: rename its members.")
-    return t._replace(
-        name=name, update=lambda payload, state, context: t.update(payload, state, context.enter(name))
-    )
+    update = lambda payload, state, context: t.update(payload, state, context.enter(name))
+    return t._replace(name=name, update=update, renamed=t.method)
 
 
 def during(start: int, stop: int, t: Transform) -> Transform:
     """Apply `t` only while start <= step < stop; outside, the payload and the state of `t` stay as they are.
 
-    Steps are rollout batches in a per_rollout chain and optimizer steps (batches x minibatches) in a per_step chain.
+    Steps are rollout batches in a per_rollout chain and optimizer steps (batches x minibatches) in a per_step chain. Who owns
+    something (a baseline, a clip range) owns it at all steps: two in turn are one transform of your own, or two runs.
     """
     if not 0 <= start < stop:
         raise ValueError(f"during() needs 0 <= start < stop, got start={start}, stop={stop}.")

@@ -25,12 +25,13 @@ def wide_dtype(dtype: Any) -> Any:
 class Rollout:
     """What happened. Never modified by a transform.
 
-    A row with `group < 0` is filler (it pads the batch to a round number): its mask is empty and it belongs to no group.
+    A row with `group < 0` is filler (it pads the batch to a round number, or was given up): it belongs to no group and nothing
+    of it counts, whatever its mask says.
     `extra` holds inputs of single methods ("ref_logp", "cluster", "turn", "phase", ...), each with leading axis B.
 
         tokens    prompt and completion, right-padded
         mask      True on tokens that the policy sampled: not on the prompt, a tool's output, padding
-        logp      of each token under the policy that sampled it, as the sampler computed it
+        logp      of each token under the policy that sampled it, as the sampler computed it; None: nobody kept it
         entropy   of that policy at each token, in nats
         old_logp  the same policy's log-prob by the trainer's graph, of which ratios are made; None: not scored, and the policy
                   has not moved since
@@ -39,7 +40,7 @@ class Rollout:
 
     tokens: Int[Array, "B T"]
     mask: Bool[Array, "B T"]
-    logp: Float[Array, "B T"]
+    logp: Float[Array, "B T"] | None
     entropy: Float[Array, "B T"]
     old_logp: Float[Array, "B T"] | None
     reward: Float[Array, " B"]
@@ -52,6 +53,10 @@ class Rollout:
         batch = self.tokens.shape[0]
         pick = lambda x: select(x) if jnp.ndim(x) > 0 and x.shape[0] == batch else x
         return jax.tree.map(pick, self)
+
+    def without_filler(self) -> Rollout:
+        """The same rollout with an empty mask on filler, which others may have left there."""
+        return self.replace(mask=self.mask & (self.group >= 0)[:, None])
 
 
 @struct.dataclass
@@ -76,9 +81,9 @@ class Signal:
     @classmethod
     def start(cls, rollout: Rollout) -> Signal:
         """The Signal of a rollout before any transform: the reward on every completion token, PPO's 0.8 to 1.2, token mean."""
-        mask = rollout.mask
-        if mask.dtype != bool:
-            raise TypeError(f"rollout.mask must be boolean (mask.astype(bool)), got {mask.dtype}.")
+        if rollout.mask.dtype != bool:
+            raise TypeError(f"rollout.mask must be boolean (mask.astype(bool)), got {rollout.mask.dtype}.")
+        mask = rollout.without_filler().mask
         dtype = wide_dtype(rollout.reward.dtype)
         reward = rollout.reward.astype(dtype)
         ones = mask.astype(dtype)

@@ -16,7 +16,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "integrations.md"
 def test_the_snippets_run_on_plain_arrays():
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     blocks = [block for block in blocks if "needs google-tunix" not in block]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     graphdef, params = nnx.split(tiny.model())
     given = tiny.rollout(groups=(4, 4))
 
@@ -37,3 +37,9 @@ def test_the_snippets_run_on_plain_arrays():
     centred = np.asarray(given.reward).reshape(2, 4)
     spread = centred.std(1).repeat(4) > 0
     np.testing.assert_array_equal(weights != 0, kept & spread[:, None])
+    exec(compile(blocks[2], PAGE.name, "exec"), yours)
+    budget = yours["state"]["per_step"]["entropy_budget"]
+    assert any(
+        float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(budget)
+    )  # the controller has seen the batch
+    assert "entropy_budget/budget" in yours["metrics"]

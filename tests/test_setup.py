@@ -13,7 +13,7 @@ from flax import nnx
 
 import entjax as ej
 from entjax import room, setup
-from entjax.config import ConfigError
+from entjax.config import ConfigError, parse_overrides
 from entjax.describe import plain
 from entjax.models import Decoder, save_hf
 from entjax.policy import encode_prompt, make_tokenizer, split_stops
@@ -197,7 +197,7 @@ def test_a_factory_that_nobody_called_is_told(field, value):
 
 def test_a_teacher_keeps_the_rules_of_an_objective():
     objective = ej.recipes.hapo()
-    assert objective.rules is not None and objective.taught_by(None).rules is objective.rules
+    assert objective.rules is not None and objective.replace(teacher=None).rules is objective.rules
 
 
 def test_files_are_fetched_by_the_one_who_holds_the_lock(tmp_path):
@@ -228,8 +228,38 @@ def test_the_tokenizer_of_the_folder_goes_before_characters(tmp_path):
     own = make_tokenizer(config(model=str(write_words(tmp_path / "own"))))
     assert own.vocab_size == len(IDS) and own.encode("1 + 2") == [IDS["1"], IDS["+"], IDS["2"]]
     (tmp_path / "none").mkdir()
-    for model in (tmp_path / "none", ej.config.shipped_configs() / "countdown3"):
-        assert make_tokenizer(config(model=str(model))).vocab_size == len("0123456789+") + 2
+    assert make_tokenizer(config(model=str(tmp_path / "none"))).vocab_size == len("0123456789+") + 2
+
+
+def test_a_model_of_other_characters_is_refused(tmp_path):
+    """The same number of them in another order would load, and every token would mean another one."""
+    task = ej.tasks.countdown()
+    assert task.alphabet is not None
+    folder = str(ej.config.shipped_configs() / "countdown3")
+    assert make_tokenizer(config(model=folder, task=task)).vocab_size == len(task.alphabet) + 2
+    turned = task._replace(alphabet=task.alphabet[::-1])
+    with pytest.raises(ConfigError, match=r"was trained on the characters '0123456789\+-\*=,>:'"):
+        make_tokenizer(config(model=folder, task=turned))
+
+
+@pytest.mark.parametrize(
+    "recipe, options, said",
+    [
+        ("entropy_pi", {"target": None}, "recipe.target=None: the recipe 'entropy_pi' expects a number"),
+        ("entropy_pi", {"target": True}, "recipe.target=True"),
+        ("siren", {"coef": None}, "recipe.coef=None"),
+        ("dapo", {"max_length": [8]}, "The objective cannot run|recipe=dapo"),
+    ],
+)
+def test_options_that_are_no_numbers_are_told_before_a_run(recipe, options, said):
+    with pytest.raises(ConfigError, match=said):
+        setup.build(config(recipe=recipe, recipe_options=options))
+
+
+def test_no_teacher_can_be_said_on_the_command_line():
+    c = config(teacher="somewhere", recipe="distill")
+    for word in ("none", "None", ""):
+        assert c.override(parse_overrides([f"teacher={word}"])).teacher is None
 
 
 def test_a_special_token_stops_by_its_id(tmp_path):

@@ -164,6 +164,7 @@ def test_mistakes_of_composition_are_told(build, message):
     ("build", "message"),
     [
         (lambda: ej.chain(W.steer(), W.forking_tokens()), "exactly the tokens that STEER damps"),
+        (lambda: ej.chain(W.steer(), ej.rename("forks", W.forking_tokens())), "tokens that STEER damps"),
         (lambda: ej.chain(A.group_normalize(), A.entropy_bonus(), A.ear()), "Put 'ear' before it"),
         (lambda: ej.chain(A.group_normalize(), A.empg(), W.zero_variance()), "Put 'zero_variance' before it"),
         (lambda: ej.chain(A.group_normalize(), A.entrocraft(), A.hicra()), "has to see the final advantage"),
@@ -186,6 +187,23 @@ def test_the_right_order_is_silent():
                      A.entropy_bonus(), A.entrocraft(), W.clip_b()),
             ej.chain(ej.clips.asymmetric(), W.clip_cov(), ej.regularizers.entropy(1e-3)),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "make", [lambda x: ej.regularizers.entropy(x), lambda x: ej.weights.steer(minimum=x)]
+)
+def test_a_hyperparameter_that_is_not_a_number_is_told(make):
+    with pytest.raises(ValueError, match="nan"):
+        make(float("nan"))
+
+
+def test_an_objective_with_other_arguments_keeps_the_rest():
+    whole = ej.recipes.hapo()
+    other = whole.replace(per_step=ej.chain(whole.per_step, ej.regularizers.entropy(0.01)))
+    assert [p.name for p in other.parts] == [*(p.name for p in whole.parts), "entropy"]
+    assert (other.rules, other.per_token) == (whole.rules, whole.per_token)
+    with pytest.raises(TypeError, match="per_toke"):
+        whole.replace(per_toke=ej.surrogates.ppo_clip)
 
 
 def test_an_objective_without_an_average_gets_the_token_mean():

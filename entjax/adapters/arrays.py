@@ -1,4 +1,4 @@
-"""Any stateless Objective as a loss of plain arrays: a rollout and the logits that your own model gives for it.
+"""Any Objective as a loss of plain arrays: a rollout and the logits that your own model gives for it.
 
     loss = sum(scale * -weight * surrogate) + sum_k sum(scale_k * coef_k * feature_k)
 
@@ -9,6 +9,7 @@ index t predict tokens[:, t]; for the output of a model on `tokens` that is `voc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 from entjax import vocab
 from entjax.loss import LossOutput, Objective, log_ratios, per_token_inputs, token_losses
 from entjax.passes import of_behaviour
+from entjax.rollout_checks import check_shapes
 from entjax.step import step_metrics
 from entjax.transform import Transform
 from entjax.types import Context, Rollout, Signal
@@ -32,8 +34,13 @@ def check_stateless(objective: Objective) -> None:
     if remembering:
         raise ValueError(
             f"{', '.join(remembering)} would have to remember something from step to step, and a loss function cannot: use "
-            "ej.make_train_step, or chain.update(signal, state, context) with a state that your loop keeps."
+            "ej.make_train_step, or loss_with_state with a state that your loop keeps."
         )
+    _check_alone(objective)
+
+
+def _check_alone(objective: Objective) -> None:
+    """Refuse what takes more than a rollout and one policy's logits."""
     if objective.knobs:
         raise ValueError(
             f"The objective sets {', '.join(sorted(objective.knobs))} for the next rollout, which only entjax's trainer hears."
@@ -57,8 +64,14 @@ def decide(
             f"{', '.join(remembering)} would have to remember something from step to step: keep the state in your loop, "
             "signal, state = chain.update(signal, state, ej.Context(rollout, stats))."
         )
+    return _advance(chain, signal, chain.init(signal), rollout, stats, **context)[0]
+
+
+def _advance(chain: Transform, signal: Signal, state: Any, rollout: Rollout, stats, **context) -> tuple:
+    check_shapes(rollout)
+    rollout = rollout.without_filler()
     known: dict = {"entropy": rollout.entropy, "logp": rollout.old_logp, **rollout.extra, **(stats or {})}
-    return chain.update(signal, chain.init(signal), Context(rollout, known, **context))[0]
+    return chain.update(signal, state, Context(rollout, known, **context))
 
 
 def loss_from_logits(
@@ -70,12 +83,39 @@ def loss_from_logits(
     taken from these logits. Statistics (advantages, quantiles, means) are those of the rows given here.
     """
     check_stateless(objective)
+    loss, (metrics, _) = loss_with_state(objective, objective.init(), logits, rollout, step=step, key=key)
+    return loss, metrics
+
+
+def loss_with_state(
+    objective: Objective,
+    state: dict,
+    logits: Float[Array, "B T V"],
+    rollout: Rollout,
+    *,
+    step=0,
+    key: Array | None = None,
+) -> tuple[Float[Array, ""], tuple[dict[str, Array], dict]]:
+    """(loss, (metrics, state)): the same for objectives that remember something, such as a controller or a schedule.
+
+    `state` is `objective.init()` at first. Every call counts as a rollout and an optimizer step.
+    """
+    _check_alone(objective)
+    check_shapes(rollout)
+    if logits.shape[:2] != rollout.tokens.shape:
+        raise ValueError(
+            f"logits of {logits.shape[:2]} positions, but rollout.tokens has {rollout.tokens.shape}: logits at index t predict "
+            "tokens[:, t] (vocab.before shifts the output of a model on all tokens)."
+        )
     logits = vocab.finite_logits(logits, rollout.temperature)
+    rollout = rollout.without_filler()
     rollout, stats = jax.lax.stop_gradient(_with_statistics(objective, logits, rollout))
-    begin = Signal.start(rollout)
-    signal = decide(objective.per_rollout, begin, rollout, step=step, key=_fold(key, 0))
-    signal = decide(objective.per_step, signal, rollout, stats, step=step, key=_fold(key, 1))
-    signal = jax.lax.stop_gradient(signal)
+    first, second = objective.per_rollout, objective.per_step
+    signal, before = _advance(
+        first, Signal.start(rollout), state["per_rollout"], rollout, None, step=step, key=_fold(key, 0)
+    )
+    signal, after = _advance(second, signal, state["per_step"], rollout, stats, step=step, key=_fold(key, 1))
+    signal, state = jax.lax.stop_gradient((signal, {"per_rollout": before, "per_step": after}))
 
     @jax.checkpoint  # the softmax of every feature would be kept for the backward pass
     def values(logits):
@@ -88,7 +128,7 @@ def loss_from_logits(
     losses = token_losses(ratios, signal, found, objective.per_token)
     loss = jnp.where(rollout.mask, losses, 0).sum()
     out = jax.lax.stop_gradient(LossOutput(loss, found["logp"], found["entropy"]))
-    return loss, {**signal.metrics, **step_metrics(rollout, signal, out)}
+    return loss, ({**signal.metrics, **step_metrics(rollout, signal, out)}, state)
 
 
 def _with_statistics(
@@ -101,6 +141,11 @@ def _with_statistics(
         rollout = rollout.replace(logp=vocab.logp(bare), entropy=vocab.entropy(bare))
         remembered = {name: of_behaviour(f)(at(rollout)) for name, f in objective.remembers.items()}
         rollout = rollout.replace(old_logp=rollout.logp, extra={**rollout.extra, **remembered})
+    if rollout.entropy is None:
+        raise ValueError(
+            "rollout.old_logp is given and rollout.entropy is None: keep the entropies of the policy that sampled beside its "
+            "log-probs, or give neither, and they are taken from these logits."
+        )
     absent = sorted((objective.needs | set(objective.remembers)) - set(rollout.extra))
     if absent:
         raise ValueError(f"The objective needs rollout.extra[{absent[0]!r}], which nobody has filled in.")

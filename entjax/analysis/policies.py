@@ -76,11 +76,9 @@ def answers_and_tokens(run: Any) -> list[tuple]:
 def _boundary(run: Any, base: Answers, tuned: Answers) -> tuple:
     found = boundary(base.right, tuned.right)
     figures.pass_at_k(found, run.out / "passk.png")
-    where = (
-        "stays ahead for every k looked at"
-        if found.crossing is None
-        else f"falls behind from k = {found.crossing} on"
-    )
+    where = "does not fall behind at any k looked at"
+    if found.crossing is not None:
+        where = f"falls behind from k = {found.crossing} on"
     text = (
         "| | " + " | ".join(f"pass@{k}" for k in found.ks) + " |\n|" + "---|" * (len(found.ks) + 1)
         + "\n| base | " + " | ".join(f"{x:.3f}" for x in found.base)
@@ -161,6 +159,8 @@ def _features(tuned: Answers) -> tuple:
     text = "Rank correlation with being right, strongest first: " + ", ".join(
         f"{n} {agree[n]:+.2f}" for n in chosen
     )
+    if not chosen:
+        text = "No rank correlation with being right: all answers are right, or none is"
     text += f". Answering with the sample of least mean entropy is right for {best:.1%} of the prompts, "
     text += f"any sample for {right.mean():.1%}."
     return "Entropy features of right answers", agree | {"least entropy": best}, text

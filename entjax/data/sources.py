@@ -1,6 +1,7 @@
 """Rows of JSONL and parquet files and of tensorflow-datasets as examples, checked before a run begins.
 
-`prompt` and `answer` name the columns; all other columns of `meta` are kept beside them. A row that cannot be
+`prompt` and `answer` name the columns; the columns of `meta` are kept beside them. A prompt is a text or the one message of a
+user. A row that cannot be
 used is named by its number (counted from 1, as editors count lines) in the error.
 """
 
@@ -26,6 +27,10 @@ class Columns(NamedTuple):
     max_chars: int = MAX_CHARS
 
 
+def _columns(prompt: str, answer: str | None, meta: str | Sequence[str], max_chars: int) -> Columns:
+    return Columns(prompt, answer, (meta,) if isinstance(meta, str) else tuple(meta), max_chars)
+
+
 class Rows(Sequence[Example]):
     """Examples by index, with the name by which a checkpoint recognises the data set."""
 
@@ -48,13 +53,13 @@ def jsonl(
     *,
     prompt: str = "prompt",
     answer: str | None = "answer",
-    meta: Sequence[str] = (),
+    meta: str | Sequence[str] = (),
     max_chars: int = MAX_CHARS,
 ) -> Rows:
     """A file with one JSON object a line, as data sets from Hugging Face are often written. Blank lines are
     skipped.
     """
-    columns = Columns(prompt, answer, tuple(meta), max_chars)
+    columns = _columns(prompt, answer, meta, max_chars)
     return _in_memory(_existing(path), _json_rows(Path(path)), columns)
 
 
@@ -63,7 +68,7 @@ def parquet(
     *,
     prompt: str = "prompt",
     answer: str | None = "answer",
-    meta: Sequence[str] = (),
+    meta: str | Sequence[str] = (),
     max_chars: int = MAX_CHARS,
 ) -> Rows:
     """A parquet file, of which only the named columns are read."""
@@ -72,7 +77,7 @@ def parquet(
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise ImportError("Parquet files need pyarrow: pip install 'entjax[tasks]'.") from error
-    columns = Columns(prompt, answer, tuple(meta), max_chars)
+    columns = _columns(prompt, answer, meta, max_chars)
     name = _existing(path)
     try:
         file = ParquetFile(path)
@@ -88,7 +93,7 @@ def tfds(
     *,
     prompt: str = "prompt",
     answer: str | None = "answer",
-    meta: Sequence[str] = (),
+    meta: str | Sequence[str] = (),
     max_chars: int = MAX_CHARS,
 ) -> Rows:
     """A data set that tensorflow-datasets prepared in `folder` as array_record files: random access, without
@@ -104,7 +109,7 @@ def tfds(
     builder = tensorflow_datasets.builder_from_directory(str(folder))
     if split not in builder.info.splits:
         raise ValueError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
-    columns = Columns(prompt, answer, tuple(meta), max_chars)
+    columns = _columns(prompt, answer, meta, max_chars)
     _check_names(name, columns, list(builder.info.features))
     data = builder.as_data_source(split)
     if len(data) == 0:
@@ -135,7 +140,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _json_row(path: Path, number: int, line: bytes) -> Any:
     try:
-        return json.loads(line.decode())
+        return json.loads(line.decode("utf-8-sig"))  # editors put a mark before the first line
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path.name}, row {number}, is not UTF-8 text: {error}. Is the file compressed or binary?"
@@ -169,14 +174,17 @@ def _example(name: str, number: int, row: Any, columns: Columns) -> Example:
     if not isinstance(row, dict):
         raise ValueError(f"{where}, is a {type(row).__name__}, not an object with columns.")
     _check_names(where, columns, list(row))
-    prompt = row[columns.prompt]
+    prompt = _question(where, columns.prompt, row[columns.prompt])
     if not isinstance(prompt, str) or not prompt.strip():
         shown = "empty" if isinstance(prompt, str) else f"a {type(prompt).__name__}, not a text"
         raise ValueError(f"{where}: the prompt (column {columns.prompt!r}) is {shown}.")
     answer = None if columns.answer is None else row[columns.answer]
     if columns.answer is not None and (not isinstance(answer, str | int | float) or answer == ""):
         shown = "empty" if answer == "" else f"a {type(answer).__name__}, not a text or number"
-        raise ValueError(f"{where}: the answer (column {columns.answer!r}) is {shown}.")
+        raise ValueError(
+            f"{where}: the answer (column {columns.answer!r}) is {shown}. For a verifier that needs none: answer=None,"
+            f" meta=({columns.answer!r},)."
+        )
     answer = answer if answer is None else str(answer)
     for what, text in (("prompt", prompt), ("answer", answer or "")):
         if any("\ud800" <= char <= "\udfff" for char in text):
@@ -188,6 +196,19 @@ def _example(name: str, number: int, row: Any, columns: Columns) -> Example:
                 f"{where}: the {what} has {len(text)} characters, over the limit of {columns.max_chars}."
             )
     return Example(prompt, answer, {key: _json(where, key, row[key]) for key in columns.meta})
+
+
+def _question(where: str, column: str, value: Any) -> Any:
+    """A prompt as it is, or the text of a conversation that one message of a user is all of, as chat data sets write it."""
+    if not (isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value)):
+        return value
+    if [m["role"] for m in value] != ["user"]:
+        roles = ", ".join(str(m["role"])[:20] for m in value[:6])
+        raise ValueError(
+            f"{where}: the prompt (column {column!r}) is a conversation ({roles}); what can be asked is one message of a user."
+            " A system message goes into the config, system=TEXT; write earlier turns into the prompt."
+        )
+    return value[0].get("content")
 
 
 def _json(where: str, column: str, value: Any) -> Any:

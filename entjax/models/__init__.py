@@ -4,7 +4,7 @@ from entjax.models.cache import Cache, init_cache, take_rows
 from entjax.models.config import DecoderConfig, Rope, Sliding
 from entjax.models.decoder import Decoder
 from entjax.models.files import CheckpointError
-from entjax.models.hf import abstract_params, load_config, load_hf, save_hf
+from entjax.models.hf import abstract_params, alphabet_of, load_config, load_hf, save_hf
 from entjax.models.peft import save_adapter
 from entjax.models.tiny import tiny
 from entjax.models.tokenizer import has_tokenizer, load_tokenizer
@@ -18,6 +18,7 @@ __all__ = [
     "Rope",
     "Sliding",
     "abstract_params",
+    "alphabet_of",
     "has_tokenizer",
     "init_cache",
     "load_config",

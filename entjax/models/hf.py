@@ -105,6 +105,12 @@ def load_config(folder: str | Path, *, adapter: str | Path | None = None, **chan
     return config_from_hf(read_json(folder / "config.json"), **with_rank(adapter, changes))
 
 
+def alphabet_of(folder: str | Path) -> str | None:
+    """The characters of a character-level model's folder, if they were written down."""
+    path = Path(folder) / "config.json"
+    return read_json(path).get("alphabet") if path.is_file() else None
+
+
 def _of_a_hub(name: Path) -> bool:
     """Is this spelt as a hub names models, and no path of this machine?"""
     return len(name.parts) == 2 and name.parts[0] not in ("models", "..", "/") and not name.parent.exists()
@@ -115,10 +121,12 @@ def save_hf(
     model: Decoder,
     tokenizer_from: str | Path | None = None,
     *,
+    alphabet: str | None = None,
     dtype: Any = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes config.json and safetensors that transformers opens, with the tokenizer of `tokenizer_from`.
+    """Writes config.json and safetensors that transformers opens, with the tokenizer of `tokenizer_from`, or with the alphabet of
+    a character-level model, which another task's is then compared with.
 
     Every process of a run calls it, the first one writes. `dtype` converts the weights, e.g. to bfloat16; adapters are merged
     into their matrices.
@@ -149,6 +157,8 @@ def save_hf(
     if tokenizer_from is not None:
         copy_tokenizer(Path(tokenizer_from), folder)
         raw |= _token_ids(Path(tokenizer_from))
+    if alphabet is not None:
+        raw["alphabet"] = alphabet
     # Last, so that a folder that was cut short is not taken for a checkpoint.
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 

@@ -3,7 +3,7 @@
     on_policy(lambda):   loss = mean of lambda KL(q || pT) + (1 - lambda) KL(pT || q) over the tokens of the rollout, no reward
     on_policy_reward():  REINFORCE with the advantage log pT(token) - log q_old(token)
 
-The teacher is `objective.taught_by(module)`, in a config `teacher=FOLDER`. Rollouts sampled with the teacher's weights
+The teacher is `objective.replace(teacher=module)`, in a config `teacher=FOLDER`. Rollouts sampled with the teacher's weights
 (rollouts.taught) turn the first into the two objectives on the teacher's text. `average` says which tokens count.
 """
 

@@ -110,7 +110,7 @@ class Study:
         parts.close()
         written = folder.with_name(f"{folder.name}.{os.getpid()}")
         shutil.rmtree(written, ignore_errors=True)
-        save_hf(written, parts.model)
+        save_hf(written, parts.model, alphabet=config.task.alphabet)
         try:
             written.rename(folder)
         except OSError:

@@ -133,6 +133,17 @@ def test_mistakes_are_told():
     ):
         with pytest.raises(ValueError, match=r"\d"):
             bad()
+    for target in (float("nan"), float("inf"), None, True, "0.3"):
+        for make in (
+            lambda t: control.pi(t, 0.1, 0.1),
+            lambda t: control.bang_bang(t, below=0.0, above=1.0),
+            lambda t: control.staircase(t, delta=0.1),
+            control.skywork,
+        ):
+            with pytest.raises(ValueError, match="give a finite number, or a schedule"):
+                make(target)
+    for target in (0, 0.3, np.float32(0.3), jnp.asarray(0.3), control.linear(0.5, 0.3, 10)):
+        control.pi(target, 0.1, 0.1)
 
 
 def test_state_is_a_pytree_of_arrays_and_jits():

@@ -26,9 +26,17 @@ def test_jsonl_rows_become_examples(tmp_path):
         Example("p1", "a1", {"level": 1}),
         Example("né", "0.5", {"level": 9}),
     ]
+    assert list(jsonl(path, meta="level")) == list(rows)
     assert rows.name == "x.jsonl" and len(prompts(rows, batch=2).next()) == 2
     with pytest.raises(IndexError, match="no row 3"):
         rows[3]
+
+
+def test_a_mark_before_the_first_line_and_a_message_of_a_user(tmp_path):
+    path = tmp_path / "x.jsonl"
+    row = {"prompt": [{"role": "user", "content": "2+2?"}], "answer": "4"}
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\n")
+    assert list(jsonl(path)) == [Example("2+2?", "4", {})]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +54,22 @@ def test_jsonl_rows_become_examples(tmp_path):
             r"row 3: the prompt \(column 'prompt'\) is a int, not a text",
         ),
         ([{"prompt": "  ", "answer": "a"}], "row 1: the prompt .* is empty"),
+        ([{"prompt": [{"role": "user", "content": " "}], "answer": "a"}], "row 1: the prompt .* is empty"),
+        ([{"prompt": [{"role": "user", "content": None}], "answer": "a"}], "is a NoneType, not a text"),
+        (
+            [
+                {
+                    "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
+                    "answer": "a",
+                }
+            ],
+            r"row 1: the prompt .* is a conversation \(system, user\).* system=TEXT",
+        ),
+        ([{"prompt": ["q"], "answer": "a"}], "is a list, not a text"),
+        (
+            [{"prompt": "q", "answer": ""}],
+            r"is empty. For a verifier that needs none: answer=None, meta=\('answer',\)",
+        ),
         ([{"prompt": "q", "answer": ["a"]}], "row 1: the answer .* is a list, not a text or number"),
         ([{"prompt": "q", "answer": None}], "row 1: the answer .* is a NoneType"),
         (

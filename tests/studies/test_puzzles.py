@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import random
+import re
 
 import pytest
+from flax import nnx
 
-from entjax import tasks
-from entjax.studies import grid, puzzles
+from entjax import setup, tasks
+from entjax.evaluate import evaluate_run
+from entjax.studies import cells, grid, puzzles
+from entjax.tasks.scoring import Watch
 
 pytest.importorskip("reasoning_gym")
 
@@ -58,3 +63,34 @@ def test_no_lock_that_is_held_out_is_trained_on():
     ]
     trained, held = set(of(False)), set(of(True))
     assert not trained & held and len(held) > 50
+
+
+@pytest.mark.slow
+def test_sums_that_a_warm_start_saw_are_not_easier_to_it(tmp_path):
+    """Two thirds of chain_sum's evaluation occur in the supervised training too; does it measure what was learned by heart?
+    Two minutes; `-s` prints the shares of right answers, `grid.SEEN` quotes them."""
+    setting = grid.settings()["chain_sum"]
+    warm = setting.warm_config(0)
+    stream = setup.make_stream(dataclasses.replace(warm, prompts=warm.sft_batch))
+    seen = {e.prompt for _ in range(warm.sft_steps) for e in stream.take(warm.sft_batch)}
+    model = cells.Study(tmp_path, cells.Size()).warm_start(setting, 0)
+    assert model is not None
+    config = dataclasses.replace(
+        setting.config(grid.Arm("grpo"), model, **cells.Size()._asdict()), eval_samples=8, eval_k=(1,)
+    )
+    parts = setup.build(config)
+    unlike = map(setting.held_out().example, range(200_000, 230_000))
+    asked = {e.prompt: e for e in unlike}
+    for form in (r"\d\d[+-]\d\d=", r"\d[+-]\d[+-]\d="):
+        shares = []
+        for known in (True, False):
+            found = [
+                e for e in asked.values() if re.fullmatch(form, e.prompt) and (e.prompt in seen) == known
+            ]
+            found = found[:512]
+            assert len(found) > 100
+            measured = parts._replace(eval_examples=found)
+            shares.append(evaluate_run(measured, nnx.state(parts.model), Watch(print))["eval/pass@1"])
+        print(f"{form}: {shares[0]:.3f} of those it saw, {shares[1]:.3f} of others")
+        assert abs(shares[0] - shares[1]) < 0.05
+    parts.close()
