@@ -54,6 +54,15 @@ class Rollout:
         pick = lambda x: select(x) if jnp.ndim(x) > 0 and x.shape[0] == batch else x
         return jax.tree.map(pick, self)
 
+    def as_sampled(self) -> Array:
+        """`logp`, or a sentence where nobody kept it."""
+        if self.logp is None:
+            raise ValueError(
+                "A transform looks at the log-probs as the sampler computed them, and rollout.logp is None: keep them, or leave "
+                "the transform out."
+            )
+        return self.logp
+
     def without_filler(self) -> Rollout:
         """The same rollout with an empty mask on filler, which others may have left there."""
         return self.replace(mask=self.mask & (self.group >= 0)[:, None])

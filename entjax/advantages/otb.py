@@ -27,7 +27,7 @@ def otb(*, kl: float = 0.0, importance: bool = False) -> Transform:
         logp = masked.keep(rollout.old_logp, mask)
         energy = 1 - 2 * jnp.exp(logp) + masked.wide(rollout.extra["prob_sq"])
         if importance:
-            gap = masked.gap(rollout.old_logp, rollout.logp, mask)
+            gap = masked.gap(rollout.old_logp, rollout.as_sampled(), mask)
             energy = energy * jnp.exp(2 * jnp.clip(gap, -20, 20))
         weight = masked.keep(jnp.cumsum(masked.keep(energy, mask), axis=1), mask).astype(returns.dtype)
         same = masked.same_group(rollout.group).astype(returns.dtype)

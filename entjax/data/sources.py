@@ -1,8 +1,7 @@
 """Rows of JSONL and parquet files and of tensorflow-datasets as examples, checked before a run begins.
 
-`prompt` and `answer` name the columns; the columns of `meta` are kept beside them. A prompt is a text or the one message of a
-user. A row that cannot be
-used is named by its number (counted from 1, as editors count lines) in the error.
+`prompt` and `answer` name the columns; the columns of `meta` are kept beside them. A prompt is a text, or the one message of a
+user. A row that cannot be used is named by its number (counted from 1, as editors count lines) in the error.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def clip_b(
 
     def f(signal, context, *, mu):
         rollout, mask = context.rollout, signal.mask
-        lp = masked.keep(rollout.old_logp if logp == "trainer" else rollout.logp, mask)
+        lp = masked.keep(rollout.old_logp if logp == "trainer" else rollout.as_sampled(), mask)
         score = discriminator_score(lp, masked.keep(rollout.entropy, mask).astype(lp.dtype))
         mean, spread = masked.mean(score, mask), masked.std(score, mask)
         far = masked.centred(score, mask) < -jnp.asarray(mu, score.dtype) * spread  # equal scores: 0 < 0

@@ -38,7 +38,7 @@ def importance(
 
     def f(signal, context, *, threshold):
         rollout, mask = context.rollout, signal.mask
-        gap = jnp.clip(masked.gap(rollout.old_logp, rollout.logp, rollout.mask), -20.0, 20.0)
+        gap = jnp.clip(masked.gap(rollout.old_logp, rollout.as_sampled(), rollout.mask), -20.0, 20.0)
         if level == "sequence":
             gap = jnp.broadcast_to(masked.total(gap, rollout.mask, axis=1, keepdims=True), gap.shape)
         weight = ratio(gap)

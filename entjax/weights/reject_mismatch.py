@@ -57,7 +57,7 @@ def reject_mismatch(
 
     def f(signal, context, *, low, high):
         rollout = context.rollout
-        gap = jnp.clip(masked.gap(rollout.old_logp, rollout.logp, rollout.mask), -20.0, 20.0)
+        gap = jnp.clip(masked.gap(rollout.old_logp, rollout.as_sampled(), rollout.mask), -20.0, 20.0)
         k = LEVELS[level](STATISTICS[statistic](gap), rollout.mask)
         bound = lambda x: jnp.asarray(x, k.dtype)
         if statistic == "k1":

@@ -148,6 +148,8 @@ def test_log_probs_that_nobody_kept_cost_the_mismatch_alone():
         without, fewer = gradients(OBJECTIVES["dapo"], rollout.replace(logp=None))
         jax.tree.map(np.testing.assert_array_equal, with_them, without)
         assert set(metrics) - set(fewer) == {"mismatch/mean", "mismatch/max"}
+    with pytest.raises(ValueError, match="as the sampler computed them"):
+        plain_gradients(ej.recipes.mismatch_corrected(), rollout.replace(logp=None))
 
 
 @pytest.mark.parametrize(
