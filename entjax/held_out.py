@@ -55,19 +55,21 @@ def say_what_is_shared(config: Config, held_out: Sequence[Example]) -> None:
     if not (config.eval_every and distributed.first()):
         return
     task = training_task(config)
-    indices = range(LOOK) if task.size is None else sorted({i * task.size // LOOK for i in range(LOOK)})
-    trained = {_question(task.example(i)) for i in indices}
-    shared = sum(_question(example) in trained for example in held_out)
-    if shared:
+    size = task.size
+    spread = [] if size is None else [i * size // LOOK for i in range(LOOK)]
+    indices = {*range(LOOK if size is None else min(LOOK, size)), *spread}
+    trained = {_prompt(task.example(i)) for i in sorted(indices)} - {None}
+    shared = sum(_prompt(example) in trained for example in held_out)
+    if shared and len(trained) > 1:  # where all examples have one prompt it says nothing
         print(
-            f"{shared} of the {len(held_out)} evaluation prompts are also among the {len(indices)} training prompts looked at, so"
-            " the evaluation is in part of what is trained: task, eval_task = ej.tasks.split(TASK) parts a task by its prompts.",
+            f"{shared} of the {len(held_out)} evaluation prompts are also among the {len(indices)} training prompts looked at (of"
+            f" {'endlessly many' if size is None else size}), so the evaluation is in part of what is trained: task, eval_task ="
+            " ej.tasks.split(TASK) parts a task by its prompts.",
             file=sys.stderr,
         )
 
 
-def _question(example: Example) -> tuple[str, str] | None:
-    """What makes two examples the same; the answer too, for tasks with one prompt for all. Of what is none, `room` will tell."""
-    if not isinstance(example, Example):
-        return None
-    return example.prompt, repr(example.meta if example.answer is None else example.answer)
+def _prompt(example: Example) -> str | None:
+    """None for what is no example or has no text for a prompt, of which `room` will tell."""
+    prompt = example.prompt if isinstance(example, Example) else None
+    return prompt if isinstance(prompt, str) else None

@@ -51,7 +51,8 @@ def quantum_lock(held_out: bool) -> Task:
     """`14,+2a,*2g,-1r>`: the buttons A, B and C lead from 0 to 14 in as few presses as can be; each press turns the light, red at
     first, and a button may act in red, in green or in any light only. Often many right answers; a longer way earns a half.
 
-    Most puzzles of this size come up again within ten thousand, so a tenth of them, their buttons in any order, is held out."""
+    Most puzzles of this size come up again within ten thousand, so a tenth of them is held out, whatever the order of
+    their characters."""
     task = tasks.reasoning_gym("quantum_lock", seed=1, difficulty=5)
 
     def short(example: Example) -> str:

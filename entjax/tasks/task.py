@@ -6,6 +6,7 @@ a worker process and a `Task` can be named in a config as a call: `task=ej.tasks
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -95,10 +96,12 @@ def check_index(index: int, size: int | None, name: str) -> None:
 
 
 def stand_ins(index: int, size: int | None, tries: int) -> Iterator[int]:
-    """The index, then those of examples that may stand in its place: far from it and from each other, and of the index alone, so
-    that every process and a resumed run finds the same.
+    """The index, then those of examples that may stand in its place: far from it and from each other, `tries` different ones
+    where there are so many, and of the index alone, so that every process and a resumed run finds the same.
     """
     stride = PRIME if size is None else max(round(GOLDEN * size), 1)
+    while size is not None and size // math.gcd(stride, size) < min(tries, size):
+        stride += 1
     for other in range(index, index + tries * stride, stride):
         yield other if size is None else other % size
 

@@ -9,6 +9,7 @@ import pytest
 import entjax as ej
 from entjax import held_out, setup
 from entjax.tasks.split import WHOLE
+from entjax.tasks.task import stand_ins
 
 SIDES = ("training", "evaluation")
 
@@ -60,25 +61,57 @@ def test_the_share_is_the_share_of_prompts_and_the_key_decides_what_is_equal():
 def test_what_cannot_be_parted_is_said():
     with pytest.raises(ValueError, match="between 0 and 1"):
         ej.tasks.split(numbers(10, 10), 1.0)
-    with pytest.raises(ValueError, match=r"of numbers are (trained on|held out): give another share"):
+    with pytest.raises(
+        ValueError, match=r"of numbers, split 0.1 are (trained on|held out): give another share"
+    ):
         ej.tasks.split(numbers(10, 1))
     sides = ej.tasks.split(numbers(None, 1))
     with pytest.raises(ValueError, match=r"none is to be (trained on|held out)"):
         [side.example(0) for side in sides]
     for size, wrong in ((WHOLE + 1, WHOLE + 1), (100, 99), (100, -1)):
-        with pytest.raises(IndexError, match="numbers has no example"):
+        with pytest.raises(IndexError, match=r"numbers.* has no example"):
             ej.tasks.split(numbers(size, 50))[0].example(wrong)
+    rows = ej.tasks.Task("rows", lambda i: {"prompt": "1"}, 10, lambda e, t: 0.0)  # type: ignore[return-value]
+    with pytest.raises(TypeError, match=r"gives a dict; its example\(index\) has to make a tasks.Example"):
+        ej.tasks.split(rows)
+
+
+@pytest.mark.parametrize("size", [1000, None])
+def test_a_part_is_parted_again_with_another_seed(size):
+    training, held_out = ej.tasks.split(numbers(size, 1009), 0.3)
+    parts = (training, *ej.tasks.split(held_out, 0.5, seed=1))
+    asked = [{part.example(i).prompt for i in range(part.size or 800)} for part in parts]
+    assert not (asked[0] & asked[1] or asked[0] & asked[2] or asked[1] & asked[2])
+    assert min(map(len, asked)) > 100
+    assert parts[0].name != parts[1].name  # by which a checkpoint would tell
+    if size:
+        with pytest.raises(ValueError, match="parted again with the seed it was made with"):
+            ej.tasks.split(held_out, 0.3)
+
+
+def test_keys_need_not_be_text_and_prompts_not_be_valid():
+    task = ej.tasks.Task("odd", lambda i: ej.tasks.Example("\ud800" * i), 100, lambda e, t: 0.0)
+    sides = ej.tasks.split(task, 0.5, key=len)  # type: ignore[arg-type]
+    assert sum(side.size or 0 for side in sides) == 100 and min(side.size or 0 for side in sides) > 20
+
+
+def test_stand_ins_are_all_different():
+    for size in (*range(1, 300), 30_064, 60_580, 1_000_000):
+        for tries in (100, 10_000):
+            found = list(stand_ins(7 % size, size, tries))
+            assert len(found) == tries and len(set(found)) == min(tries, size), size
 
 
 def test_seeds_of_reasoning_gym_share_examples_and_a_run_says_so(capsys):
     """Its example i of seed s is drawn from s + i; the library's own behaviour, so it is looked at and not assumed."""
     pytest.importorskip("reasoning_gym")
-    one, two = (ej.tasks.reasoning_gym("chain_sum", seed=seed, size=400, max_digits=6) for seed in (1, 2))
+    one, two = (ej.tasks.reasoning_gym("chain_sum", seed=seed, max_digits=6) for seed in (1, 2))
     assert one.example(1).prompt == two.example(0).prompt
     c = configured(task=one, eval_task=two)
     held_out.say_what_is_shared(c, setup.eval_examples(c))
     assert (
-        "20 of the 20 evaluation prompts are also among the 400 training prompts" in capsys.readouterr().err
+        "20 of the 20 evaluation prompts are also among the 999 training prompts looked at (of 1000000)"
+        in capsys.readouterr().err
     )
     train, other = ej.tasks.split(one)
     for c in (configured(task=train, eval_task=other), configured(task=one)):
