@@ -3,7 +3,9 @@
 On an easy task a method that slows learning looks good on everything that learning costs; stopping GRPO early does the same for
 nothing. So a run is also compared with its GRPO twin (same setting, warm start, seed, budget) where the twin's entropy, or its
 pass@1, was the run's final one: on the straight line through the twin's evaluations. Where the twin first came there would be a
-biased choice, because a noisy curve is there first when it is lucky: recipes that do nothing would seem to lose pass@32.
+biased choice, because a noisy curve is there first when it is lucky: recipes that do nothing would seem to lose pass@32. The line
+is biased the same way, half as much, and GRPO's luck is in every comparison with its few runs. What a comparison says of arms
+that end as GRPO does is therefore its error (`error_of`), and a difference has to lie outside of it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import numpy as np
 from scipy import stats
 
 Result = Mapping[str, Any]
+Pairs = Sequence[tuple[Result, Result]]
 MEASURES = ("pass@1", "pass@4", "pass@16", "pass@32", "distinct_correct", "entropy")
+ALIKE, ENOUGH = 0.03, 5  # of GRPO's final entropy; arms that show a comparison's error
 
 
 class Spread(NamedTuple):
@@ -121,12 +125,12 @@ def twins(results: Sequence[Result], arm: str, other: str = "grpo") -> list[tupl
     return [(r, others[key(r)]) for r in results if r["arm"] == arm and key(r) in others]
 
 
-def gain(pairs: Sequence[tuple[Result, Result]], measure: str) -> Spread:
+def gain(pairs: Pairs, measure: str) -> Spread:
     """Final value of the arm minus that of its twin."""
     return spread([final(a)[measure] - final(b)[measure] for a, b in pairs])
 
 
-def gain_at(pairs: Sequence[tuple[Result, Result]], matched: str, measure: str) -> Spread:
+def gain_at(pairs: Pairs, matched: str, measure: str) -> Spread:
     """The same, with the twin where its `matched` was the arm's final one; without pairs where it was never near."""
     gains = []
     for a, b in pairs:
@@ -135,13 +139,38 @@ def gain_at(pairs: Sequence[tuple[Result, Result]], matched: str, measure: str) 
     return spread(gains)
 
 
-def ahead(pairs: Sequence[tuple[Result, Result]]) -> Spread:
-    """pass@32 at equal pass@1, with the end of a twin that never came near in its place, which flatters one that stayed below."""
-    gains = []
+def ahead(pairs: Pairs) -> tuple[Spread, int]:
+    """pass@32 at equal pass@1, and in how many pairs the twin never came so far, so that its end stands there and flatters it.
+    Without pairs whose twin was above all the time."""
+    gains, ends = [], 0
     for a, b in pairs:
-        there = on_line(b, "pass@1", final(a)["pass@1"]) or final(b)
-        gains.append(final(a)["pass@32"] - there["pass@32"])
-    return spread(gains)
+        there = on_line(b, "pass@1", final(a)["pass@1"])
+        if there is None and final(a)["pass@1"] > max(p["pass@1"] for p in b["evaluations"]):
+            there, ends = final(b), ends + 1
+        gains.append(float("nan") if there is None else final(a)["pass@32"] - there["pass@32"])
+    return spread(gains), ends
+
+
+def alike(results: Sequence[Result]) -> list[Pairs]:
+    """The arms of a setting that end as GRPO does, each as its pairs: entropy within 3%, pass@1 and pass@32 not told apart."""
+    end = over([r for r in results if r["arm"] == "grpo"], lambda r: final(r)["entropy"]).mean
+    pairs = [twins(results, arm) for arm in sorted({r["arm"] for r in results} - {"grpo"})]
+    same = lambda p: not (told(gain(p, "pass@1")) or told(gain(p, "pass@32")))
+    return [p for p in pairs if len(p) >= 3 and abs(gain(p, "entropy").mean) < ALIKE * end and same(p)]
+
+
+def error_of(ask: Callable[[Pairs], Spread], like: Sequence[Pairs]) -> tuple[float, float]:
+    """The least and the most that a comparison says of arms that end as GRPO does; (0, 0) where these are fewer than five."""
+    found = [s.mean for s in map(ask, like) if s.n]
+    return (min(found), max(found)) if len(found) >= ENOUGH else (0.0, 0.0)
+
+
+def told(found: Spread, error: tuple[float, float] = (0.0, 0.0)) -> int:
+    """1 or -1, the sign of a difference whose confidence interval leaves out 0 and which lies outside of the comparison's error;
+    else 0."""
+    if not abs(found.mean) > found.margin or error[0] <= found.mean <= error[1]:
+        return 0
+    return 1 if found.mean > 0 else -1
 
 
 def over(runs: Sequence[Result], value: Callable[[Result], float]) -> Spread:

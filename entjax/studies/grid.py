@@ -16,7 +16,7 @@ from entjax.studies.puzzles import chain_sum, palindrome, quantum_lock
 from entjax.tasks import Task
 
 MINIBATCHES = 2  # optimizer steps a rollout
-ANCHOR = 0.1  # coefficient of a budget's KL to the warm start; alone it holds a run back, and 0.03 ends with as much pass@1
+ANCHOR = 0.1  # coefficient of a budget's KL to the warm start; alone it ends with less pass@1 on the hard task, and 0.03 does not
 
 
 class Arm(NamedTuple):
@@ -89,8 +89,17 @@ SEEN = (
     " They are not easier: warm start 0 answers 0.053 of the two-digit sums that it saw and 0.050 of others, 0.413 and 0.410 of"
     " three one-digit numbers."
 )
-UNFINISHED = " A part of the family has not run here yet."
-TWO_MACHINES = " Seeds 3 and 4 of all arms ran on another kind of processor than seeds 0 to 2, with a warm start 1 trained there."
+LOCKS = (
+    " Prompts come up again: the 128 of the evaluation, none of which is trained on, are 101 different ones."
+)
+TWO_MACHINES = (
+    " Seeds 3 and 4 of all arms ran on another kind of processor than seeds 0 to 2, with a warm start 1 trained there;"
+    " seeds 5 to 9 of GRPO, its budgets and the anchored arms came later, with warm starts 1 and 2 of their own."
+)
+ROWS = (
+    " The arms of the table have different seeds (the anchored ones 5 and 7 to 15, others 0 to 5 and 7 to 10, some all): between"
+    " rows compare the differences to GRPO."
+)
 
 
 def later(seeds: str) -> str:
@@ -108,9 +117,9 @@ def settings() -> dict[str, Setting]:
     stalled = STALLED + seen(86) + SEEN + later("7 to 11")
     found = (
         Setting("easy", countdown(3, "train"), countdown(3, "eval"), 19, 64, 19, 0.18, shipped=shipped, note=TWO_MACHINES),
-        Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.24, 1200, note=later("5 and 7 to 15")),
+        Setting("hard", countdown(4, "train"), countdown(4, "eval"), 19, 64, 29, 0.24, 1200, note=later("5 and 7 to 15") + ROWS),
         Setting("chain_sum", lambda: chain_sum(1), lambda: chain_sum(2), 19, 64, 8, 0.83, 400, note=stalled),
-        Setting("quantum_lock", lambda: quantum_lock(False), lambda: quantum_lock(True), 23, 64, 16, 0.35, 400, note=UNFINISHED),
+        Setting("quantum_lock", lambda: quantum_lock(False), lambda: quantum_lock(True), 23, 64, 16, 0.35, 400, note=LOCKS),
         Setting("palindrome", lambda: palindrome(1), lambda: palindrome(2), 29, 64, 12, 0.8, 400, note=STALLED + seen(29)),
     )  # fmt: skip
     return {setting.name: setting for setting in found}

@@ -82,7 +82,7 @@ def test_what_does_nothing_seems_to_lose_less_on_a_line_than_at_first_passage():
     on_line = compare.gain_at(pairs, "pass@1", "pass@32")
     first = compare.spread([compare.final(a)["pass@32"] - at_first(a, b) for a, b in pairs])
     assert abs(compare.gain(pairs, "pass@32").mean) < 0.004  # nothing to be found
-    assert on_line.n > 550 and -0.013 < on_line.mean < 0 and first.mean < on_line.mean - 0.01
+    assert on_line.n > 550 and abs(on_line.mean) < 0.013 and first.mean < -abs(on_line.mean) - 0.01
 
 
 def test_gains_are_paired_and_leave_out_what_the_twin_never_reached():
@@ -171,9 +171,11 @@ def test_ahead_counts_a_twin_that_never_came_so_far_by_its_end():
     ]
     arm = [run("siren", s, [0.4, 0.5], [0.3, 0.2], pass32=[0.9, 0.85]) for s in range(2)]
     pairs = compare.twins([*twins, *arm], "siren")
-    found = compare.ahead(pairs)
-    np.testing.assert_allclose([found.mean, found.n], [(0.05 + 0.15) / 2, 2])
+    found, ends = compare.ahead(pairs)
+    np.testing.assert_allclose([found.mean, found.n, ends], [(0.05 + 0.15) / 2, 2, 1])
     assert compare.gain_at(pairs, "pass@1", "pass@32").n == 1
+    above = compare.twins([*twins, run("siren", 0, [0.4, 0.2], [0.3, 0.2])], "siren")
+    assert compare.ahead(above)[0].n == 0  # a twin that was never so low says nothing
 
 
 def test_beyond_holds_only_where_every_rival_is_behind():
@@ -189,6 +191,40 @@ def test_beyond_holds_only_where_every_rival_is_behind():
     assert ask("grpo", "entropy_budget_anchored")[1] == claims.UNSEEN
     assert claims.beyond(("entropy_budget_anchored", "grpo"))(runs, "steer")[1] == claims.FAILS
     assert ask("kl_cov")[1] == claims.UNSEEN  # which has no runs
+    low = [run("aepo", s, [0.3, 0.35], [0.3, 0.2], pass32=[0.9, 0.6 + 0.001 * s]) for s in range(3)]
+    text, said = claims.beyond(("aepo",))([*runs, *low], "entropy_budget_anchored")
+    assert said == claims.HOLDS and "+0.200 ± 0.000 (the end of 3 that never came so far)" in text
+
+
+def test_a_difference_has_to_lie_outside_of_what_arms_show_that_end_as_grpo_does():
+    """GRPO's three runs were lucky: six arms that do nothing all lie 0.02 to 0.03 below them at equal pass@1, and so does qae."""
+    jitter = (-0.004, 0.0, 0.004)
+    passes, entropies = [0.4, 0.5], [0.3, 0.1]
+    runs = [run("grpo", s, passes, entropies, pass32=[0.9, 0.8]) for s in range(3)]
+    names = ("safe", "rloo", "opo", "dgpo", "dcpo", "tea")
+
+    def lower(arm, by, last, spread=1.0):
+        return [
+            run(arm, s, passes, [0.3, last], pass32=[0.9, 0.8 - by + spread * jitter[s]]) for s in range(3)
+        ]
+
+    for i, name in enumerate(names):
+        runs += lower(name, 0.02 + 0.002 * i, 0.1, spread=9.0)
+    runs += lower("qae", 0.025, 0.15) + lower("siren", 0.06, 0.2) + lower("luspo", -0.03, 0.2)
+    asked = lambda pairs: compare.gain_at(pairs, "pass@1", "pass@32")
+    like = compare.alike(runs)
+    assert sorted(p[0][0]["arm"] for p in like) == sorted(names)
+    error = compare.error_of(asked, like)
+    np.testing.assert_allclose(error, (-0.03, -0.02), atol=1e-9)
+    found = {arm: asked(compare.twins(runs, arm)) for arm in ("qae", "siren", "luspo")}
+    assert [compare.told(f, error) for f in found.values()] == [0, -1, 1]
+    assert compare.told(found["qae"]) == -1  # which the interval alone would name
+    assert compare.error_of(asked, like[:4]) == (0.0, 0.0)
+    said = claims.more_at("pass@1", "pass@32")(runs, "qae")
+    assert said[1] == claims.UNSEEN and "-0.025" in said[0]
+    text = page.nothing(runs)
+    assert "the 6 arms that end as GRPO does have at equal pass@1 -0.025 pass@32 in the mean" in text
+    assert "0.000 off its own line." in text  # which goes through both of its evaluations
 
 
 def test_the_anchor_is_looked_at_early_and_late_on_the_seeds_of_all_four():
@@ -202,3 +238,5 @@ def test_the_anchor_is_looked_at_early_and_late_on_the_seeds_of_all_four():
     assert text.startswith("3 seeds of GRPO") and "pass@32, step 20" in text
     assert text.count("| 0.500 ± 0.000 | 0.900 ± 0.000 | 0.200 ± 0.000 | 0.600 ± 0.000 |") == 4
     assert "| *warm start* | 0.400 ± 0.000 |" in text
+    apart = [r | {"warm": i} for i, r in enumerate(runs)]
+    assert page.anchored(apart) == "No seed has run with all four yet."

@@ -51,9 +51,9 @@ def test_two_processes_may_write_the_same_warm_start(tmp_path, monkeypatch):
     quick = grid.settings()["hard"]._replace(sft_steps=1)
     study, save = cells.Study(tmp_path, cells.Size()), cells.save_hf
 
-    def late(folder, model):
+    def late(folder, model, **how):
         """The other one is done while this one writes."""
-        save(folder, model)
+        save(folder, model, **how)
         if not (tmp_path / "warm" / "hard-1").exists():
             shutil.copytree(folder, tmp_path / "warm" / "hard-1")
 
