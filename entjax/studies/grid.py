@@ -16,7 +16,7 @@ from entjax.studies.puzzles import chain_sum, palindrome, quantum_lock
 from entjax.tasks import Task
 
 MINIBATCHES = 2  # optimizer steps a rollout
-ANCHOR = 0.1  # coefficient of a budget's KL to the warm start; alone it ends with less pass@1 on the hard task, and 0.03 does not
+ANCHOR = 0.1  # coefficient of a budget's KL to the warm start; alone it ended with less pass@1 on the hard task, 0.03 did not
 
 
 class Arm(NamedTuple):
@@ -84,7 +84,7 @@ def seen(prompts: int) -> str:
     return f" {prompts} of its 128 evaluation prompts also occur in the training of the first warm start."
 
 
-# Warm start 0, which `pytest -m slow -s tests/studies/test_puzzles.py` makes anew.
+# Warm start 0, which `pytest -m slow -n 0 -s tests/studies/test_puzzles.py` makes anew.
 SEEN = (
     " They are not easier: warm start 0 answers 0.053 of the two-digit sums that it saw and 0.050 of others, 0.413 and 0.410 of"
     " three one-digit numbers."

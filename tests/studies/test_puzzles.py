@@ -68,7 +68,7 @@ def test_no_lock_that_is_held_out_is_trained_on():
 @pytest.mark.slow
 def test_sums_that_a_warm_start_saw_are_not_easier_to_it(tmp_path):
     """Two thirds of chain_sum's evaluation occur in the supervised training too; does it measure what was learned by heart?
-    Two minutes; `-s` prints the shares of right answers, `grid.SEEN` quotes them."""
+    Two minutes; `-n 0 -s` prints the shares of right answers, `grid.SEEN` quotes them."""
     setting = grid.settings()["chain_sum"]
     warm = setting.warm_config(0)
     stream = setup.make_stream(dataclasses.replace(warm, prompts=warm.sft_batch))
