@@ -84,9 +84,9 @@ def seen(prompts: int) -> str:
     return f" {prompts} of its 128 evaluation prompts also occur in the training of the first warm start."
 
 
-# Warm start 0, which `pytest -m slow -n 0 -s tests/studies/test_puzzles.py` makes anew.
+# What `pytest -m slow -n 0 -s tests/studies/test_puzzles.py` prints.
 SEEN = (
-    " They are not easier: warm start 0 answers 0.053 of the two-digit sums that it saw and 0.050 of others, 0.413 and 0.410 of"
+    " They are not easier: a warm start answers 0.055 of the two-digit sums that it saw and 0.046 of others, 0.405 and 0.418 of"
     " three one-digit numbers."
 )
 LOCKS = (
