@@ -150,9 +150,9 @@ def export(options) -> int:
         if options.adapter:
             save_adapter(options.folder, parts.model, source)
         else:
-            from_source = source and has_tokenizer(source)
-            alphabet = None if from_source else parts.config.task.alphabet
-            save_hf(options.folder, parts.model, source if from_source else None, alphabet=alphabet)
+            tokenizer = source if source and has_tokenizer(source) else None
+            alphabet = None if tokenizer else parts.config.task.alphabet
+            save_hf(options.folder, parts.model, tokenizer, alphabet=alphabet)
         print(options.folder)
     return 0
 

@@ -64,12 +64,11 @@ def decide(
             f"{', '.join(remembering)} would have to remember something from step to step: keep the state in your loop, "
             "signal, state = chain.update(signal, state, ej.Context(rollout, stats))."
         )
-    return _advance(chain, signal, chain.init(signal), rollout, stats, **context)[0]
+    check_shapes(rollout)
+    return _advance(chain, signal, chain.init(signal), rollout.without_filler(), stats, **context)[0]
 
 
 def _advance(chain: Transform, signal: Signal, state: Any, rollout: Rollout, stats, **context) -> tuple:
-    check_shapes(rollout)
-    rollout = rollout.without_filler()
     known: dict = {"entropy": rollout.entropy, "logp": rollout.old_logp, **rollout.extra, **(stats or {})}
     return chain.update(signal, state, Context(rollout, known, **context))
 

@@ -104,16 +104,14 @@ def stopped(run: Result, entropy: float) -> dict[str, float] | None:
     return {m: before[m] + share * (after[m] - before[m]) for m in MEASURES if m in before}
 
 
-def on_line(run: Result, measure: str, level: float) -> dict[str, float] | None:
-    """The other measures where `measure` is `level`, on the least-squares lines through the evaluations; None for a level that is
-    more than half of the run's way outside of it."""
-    points = run["evaluations"]
-    x = np.array([p[measure] for p in points])
+def on_line(run: Result, matched: str, level: float, measure: str) -> float:
+    """`measure` where `matched` is `level`, on the least-squares line through the evaluations; NaN for a level that is more than
+    half of the run's way outside of it."""
+    x, y = (np.array([p[m] for p in run["evaluations"]]) for m in (matched, measure))
     way = x.max() - x.min()
     if not way or not x.min() - way / 2 <= level <= x.max() + way / 2:
-        return None
-    known = [m for m in MEASURES if m in points[0]]
-    return {m: float(np.polyval(np.polyfit(x, [p[m] for p in points], 1), level)) for m in known}
+        return float("nan")
+    return float(np.polyval(np.polyfit(x, y, 1), level))
 
 
 def twins(results: Sequence[Result], arm: str, other: str = "grpo") -> list[tuple[Result, Result]]:
@@ -132,11 +130,7 @@ def gain(pairs: Pairs, measure: str) -> Spread:
 
 def gain_at(pairs: Pairs, matched: str, measure: str) -> Spread:
     """The same, with the twin where its `matched` was the arm's final one; without pairs where it was never near."""
-    gains = []
-    for a, b in pairs:
-        there = on_line(b, matched, final(a)[matched])
-        gains.append(float("nan") if there is None else final(a)[measure] - there[measure])
-    return spread(gains)
+    return spread([final(a)[measure] - on_line(b, matched, final(a)[matched], measure) for a, b in pairs])
 
 
 def ahead(pairs: Pairs) -> tuple[Spread, int]:
@@ -144,10 +138,11 @@ def ahead(pairs: Pairs) -> tuple[Spread, int]:
     Without pairs whose twin was above all the time."""
     gains, ends = [], 0
     for a, b in pairs:
-        there = on_line(b, "pass@1", final(a)["pass@1"])
-        if there is None and final(a)["pass@1"] > max(p["pass@1"] for p in b["evaluations"]):
-            there, ends = final(b), ends + 1
-        gains.append(float("nan") if there is None else final(a)["pass@32"] - there["pass@32"])
+        end = final(a)
+        there = on_line(b, "pass@1", end["pass@1"], "pass@32")
+        if np.isnan(there) and end["pass@1"] > max(p["pass@1"] for p in b["evaluations"]):
+            there, ends = final(b)["pass@32"], ends + 1
+        gains.append(end["pass@32"] - there)
     return spread(gains), ends
 
 

@@ -54,8 +54,9 @@ def test_a_twin_is_read_off_the_line_through_its_evaluations():
         np.stack([x, np.ones(4)], 1), [p["pass@32"] for p in twin["evaluations"]], rcond=None
     )[0]
     for level in (0.25, 0.6, 0.79):
-        np.testing.assert_allclose(compare.on_line(twin, "pass@1", level)["pass@32"], a * level + b)
-    assert compare.on_line(twin, "pass@1", 0.81) is None and compare.on_line(twin, "pass@1", -0.01) is None
+        np.testing.assert_allclose(compare.on_line(twin, "pass@1", level, "pass@32"), a * level + b)
+    for level in (0.81, -0.01):
+        assert math.isnan(compare.on_line(twin, "pass@1", level, "pass@32"))
 
 
 def test_what_does_nothing_seems_to_lose_less_on_a_line_than_at_first_passage():
