@@ -20,6 +20,7 @@ class Device(NamedTuple):
     """Jitted functions; `advance` is `decode` with the memory of its argument taken over by its result."""
 
     prefill: Callable
+    some: Callable
     begin: Callable
     refill: Callable
     decode: Callable
@@ -59,6 +60,7 @@ def compile_for(model: Decoder, rows_sharding: NamedSharding | None) -> Device:
 
     return Device(
         prefill=jax.jit(prefill),
+        some=jax.jit(states.some),
         begin=jax.jit(begin, static_argnames=("slots", "shared")),
         refill=jax.jit(refill, donate_argnames="state"),
         decode=jax.jit(decode, static_argnames="window"),

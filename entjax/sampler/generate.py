@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from entjax.models import DecoderConfig
 from entjax.models.config import check_length
 from entjax.sampler.host import fetch
 from entjax.sampler.keys import sequence_keys
+from entjax.sampler.parts import count_parts, side_by_side
 from entjax.sampler.sampling import Sampling
 from entjax.sampler.shapes import Shapes
 from entjax.sampler.state import OUTPUTS, Completions, DecodeState, Prefix, Request
@@ -56,6 +59,13 @@ class Job:
     def total(self) -> int:
         return len(self.source)
 
+    def part(self, number: int, parts: int) -> Job:
+        """The sequences of some of the prompts, `number` of so many parts of equal size."""
+        mine = slice(number * self.total // parts, (number + 1) * self.total // parts)
+        rows = ("source", "prompt", "sample", "temperature", "length")
+        job = dataclasses.replace(self, **{name: getattr(self, name)[mine] for name in rows})
+        return dataclasses.replace(job, source=job.source - job.source[0])
+
 
 def generate(
     sampler: Sampler,
@@ -76,28 +86,54 @@ def generate(
         raise ValueError(
             "stop_strings need the text of the tokens: make_sampler(..., text=tokenizer.decode)."
         )
-    prefix = sampler.prefill(params, prompts)
-    slots = sampler.slots(prefix, how)
-    board = _board(sampler.shapes.rows(min(job.total, sampler.shapes.at_once)))
-    request, waiting = _seat(sampler, job, board, 0)
-    state = sampler.device.begin(
-        prefix, request, slots, shared=shares_prompts(sampler.shapes, prefix, request)
-    )
+    shapes, host = sampler.shapes, threading.Lock()
+    parts = count_parts(params, len(prompts), min(job.total, shapes.at_once), shapes)
+    if parts == 1:
+        out = _decode(sampler, params, job, lambda: sampler.prefill(params, prompts), host)
+        return Completions(**out, group=job.prompt)
+    smaller = sampler._replace(shapes=shapes._replace(at_once=shapes.at_once // parts))
+    prefix, size = sampler.prefill(params, prompts), len(prompts) // parts
+    rows = np.minimum(np.arange(shapes.rows(size), dtype=np.int32), size - 1)
+
+    def decode(number: int) -> dict[str, np.ndarray]:
+        own = lambda: sampler.device.some(prefix, rows + np.int32(number * size))
+        return _decode(smaller, params, job.part(number, parts), own, host)
+
+    found = side_by_side(decode, parts)
+    out = {name: np.concatenate([part[name] for part in found]) for name in OUTPUTS}
+    return Completions(**out, group=job.prompt)
+
+
+def _decode(
+    sampler: Sampler, params: Any, job: Job, prefill: Callable[[], Prefix], host: threading.Lock
+) -> dict[str, np.ndarray]:
+    """The sequences of a job behind their prompts. Parts that are decoded side by side take turns on the host and let go of it
+    while they wait for the device: so each program is compiled once, and `text` is called by one of them at a time."""
+    with host:
+        prefix = prefill()
+        board = _board(sampler.shapes.rows(min(job.total, sampler.shapes.at_once)))
+        request, waiting = _seat(sampler, job, board, 0)
+        shared = shares_prompts(sampler.shapes, prefix, request)
+        state = sampler.device.begin(prefix, request, sampler.slots(prefix, job.how), shared=shared)
     out = _outputs(job, state)
     prefix = prefix if waiting < job.total else None  # or its memory is free for the others
     while board.running.any():
-        watched = bool(how.stop_strings) or waiting < job.total or _half(sampler, len(board.owner)) > 0
-        state = _run(sampler, params, state, board, watched)
-        if watched:
-            state = _look(sampler, how, state, board)
-        if waiting < job.total and _worth_refilling(board):
-            _harvest(state, board, out)
-            request, waiting = _seat(sampler, job, board, waiting)
-            state = sampler.device.refill(state, prefix, request)
-        elif waiting == job.total:
-            state, board = _shrink(sampler, state, board, out)
+        watched = bool(job.how.stop_strings) or waiting < job.total or _half(sampler, len(board.owner)) > 0
+        with host:
+            state = _run(sampler, params, state, board, watched)
+        if not watched:
+            continue
+        jax.block_until_ready(state.length)
+        with host:
+            state = _look(sampler, job.how, state, board)
+            if waiting < job.total and _worth_refilling(board):
+                _harvest(state, board, out)
+                request, waiting = _seat(sampler, job, board, waiting)
+                state = sampler.device.refill(state, prefix, request)
+            elif waiting == job.total:
+                state, board = _shrink(sampler, state, board, out)
     _harvest(state, board, out)
-    return Completions(**out, group=job.prompt)
+    return out
 
 
 def shares_prompts(shapes: Shapes, prefix: Prefix, request: Request) -> bool:

@@ -182,4 +182,6 @@ def make_sampler(
     shapes = shapes._replace(rows=lambda size: multiple_of(shards)(rows(size)))
     if shards > 1:  # rows do not change their devices
         shapes = shapes._replace(shrink=0)
+    if rows_sharding is not None:
+        shapes = shapes._replace(threads=1)
     return Sampler(compile_for(model, rows_sharding), model.config, tuple(eos_ids), pad_id, text, shapes)

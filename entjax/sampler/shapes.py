@@ -37,6 +37,7 @@ class Shapes(NamedTuple):
         program of its own, as long as that has so many rows; 0: never.
     share: prompts of at least so many slots are kept once for all their samples, if all of these are decoded at the same time;
         shorter ones are read in no time, and a softmax over two parts costs more. 0: never.
+    threads: on a CPU a batch of generate() is decoded in up to so many parts side by side (parts.py); 0: one for each core.
     """
 
     prompt: Bucket = power_of_two(16)
@@ -47,3 +48,4 @@ class Shapes(NamedTuple):
     block: int = 32
     shrink: int = 16
     share: int = 32
+    threads: int = 0

@@ -123,6 +123,11 @@ def fork(state: DecodeState, rows: Int[Array, " N"], key: Key[Array, " N"] | Non
     return new if key is None else new.replace(key=key)
 
 
+def some(prefix: Prefix, prompts: Int[Array, " N"]) -> Prefix:
+    """The given prompts of a prefix, in that order."""
+    return Prefix(prefix.tokens[prompts], prefix.length[prompts], take_rows(prefix.cache, prompts))
+
+
 def cut(state: DecodeState, length: Int[Array, " R"], ended: Bool[Array, " R"]) -> DecodeState:
     """Rows longer than `length` keep that many tokens and run again, or are done and finished where `ended`; there a row
     of just that length is finished too. The other rows stay as they are; per-row states of the rules are not taken back.
