@@ -14,7 +14,7 @@ from entjax.models import DecoderConfig
 from entjax.models.config import check_length
 from entjax.sampler.host import fetch
 from entjax.sampler.keys import sequence_keys
-from entjax.sampler.parts import count_parts, side_by_side
+from entjax.sampler.parts import count_parts, shapes_of_part, side_by_side
 from entjax.sampler.sampling import Sampling
 from entjax.sampler.shapes import Shapes
 from entjax.sampler.state import OUTPUTS, Completions, DecodeState, Prefix, Request
@@ -87,20 +87,20 @@ def generate(
             "stop_strings need the text of the tokens: make_sampler(..., text=tokenizer.decode)."
         )
     shapes, host = sampler.shapes, threading.Lock()
-    parts = count_parts(params, len(prompts), min(job.total, shapes.at_once), shapes)
+    parts = count_parts(params, len(prompts), min(job.total, shapes.at_once), shapes.threads)
     if parts == 1:
         out = _decode(sampler, params, job, lambda: sampler.prefill(params, prompts), host)
         return Completions(**out, group=job.prompt)
-    smaller = sampler._replace(shapes=shapes._replace(at_once=shapes.at_once // parts))
+    part = sampler._replace(shapes=shapes_of_part(shapes, parts))
     prefix, size = sampler.prefill(params, prompts), len(prompts) // parts
-    rows = np.minimum(np.arange(shapes.rows(size), dtype=np.int32), size - 1)
+    rows = np.minimum(np.arange(part.shapes.rows(size), dtype=np.int32), size - 1)
 
     def decode(number: int) -> dict[str, np.ndarray]:
-        own = lambda: sampler.device.some(prefix, rows + np.int32(number * size))
-        return _decode(smaller, params, job.part(number, parts), own, host)
+        own = lambda: part.device.some(prefix, rows + np.int32(number * size))
+        return _decode(part, params, job.part(number, parts), own, host)
 
     found = side_by_side(decode, parts)
-    out = {name: np.concatenate([part[name] for part in found]) for name in OUTPUTS}
+    out = {name: np.concatenate([x[name] for x in found]) for name in OUTPUTS}
     return Completions(**out, group=job.prompt)
 
 

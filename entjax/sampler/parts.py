@@ -28,17 +28,22 @@ SETTINGS = (  # of JAX that a `with` gives to its own thread only
 )
 
 
-def count_parts(params: Any, prompts: int, rows: int, shapes: Shapes) -> int:
-    """The largest number of parts with equally many prompts, up to `shapes.threads`, that have rows enough and no more filler
-    than the whole; 1 where the weights are not on one CPU."""
+def count_parts(params: Any, prompts: int, rows: int, threads: int) -> int:
+    """The largest number of parts, up to `threads` (0: the cores that this process may use), that have rows enough and as many
+    prompts each; 1 where the weights are not on one CPU."""
     leaves = jax.tree.leaves(params)
     devices = {device for x in leaves if isinstance(x, jax.Array) for device in x.devices()}
     if len(devices) != 1 or devices.pop().platform != "cpu":
         return 1
     least = max(ROWS, sum(map(np.size, leaves)) // WEIGHTS)
-    most = min(shapes.threads or cores(), rows // least)
-    fits = lambda n: prompts % n == 0 and n * shapes.rows(rows // n) <= shapes.rows(rows)
-    return max(filter(fits, range(1, most + 1)), default=1)
+    most = min(threads or cores(), rows // least)
+    return max((n for n in range(1, most + 1) if prompts % n == 0), default=1)
+
+
+def shapes_of_part(shapes: Shapes, parts: int) -> Shapes:
+    """The buckets of the whole, cut like it: as many shapes are compiled, and no more filler is decoded."""
+    rows = lambda size: -(-shapes.rows(parts * size) // parts)
+    return shapes._replace(rows=rows, at_once=shapes.at_once // parts)
 
 
 def side_by_side(f: Callable[[int], Any], count: int) -> list[Any]:
@@ -52,8 +57,11 @@ def side_by_side(f: Callable[[int], Any], count: int) -> list[Any]:
                     stack.enter_context(setting(value))
             return f(number)
 
-    with ThreadPoolExecutor(count, "decode") as pool:
+    pool = ThreadPoolExecutor(count, "decode")
+    try:
         return list(pool.map(run, range(count)))
+    finally:
+        pool.shutdown(wait=False)  # an error or Ctrl-C need not wait for the others
 
 
 def cores() -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from entjax.sampler import Sampling, multiple_of
-from entjax.sampler.parts import count_parts, side_by_side
+from entjax.sampler.parts import count_parts, shapes_of_part, side_by_side
 from entjax.sampler.shapes import Shapes
 from entjax.sampler.state import OUTPUTS
 from tests.sampler.conftest import HOW, PROMPTS, spell
@@ -106,23 +106,26 @@ def test_threads_have_the_settings_of_their_caller():
 
 
 @pytest.mark.parametrize(
-    ("prompts", "rows", "shapes", "parts"),
+    ("prompts", "rows", "threads", "parts"),
     [
-        (8, 64, Shapes(threads=2), 2),
-        (8, 64, Shapes(threads=8), 4),  # 16 rows in each
-        (6, 96, Shapes(threads=5), 3),  # as many prompts in each
-        (7, 56, Shapes(threads=4), 1),
-        (8, 24, Shapes(threads=4), 1),
-        (8, 64, Shapes(threads=1), 1),
-        (8, 64, Shapes(threads=4, rows=multiple_of(32)), 2),  # 16 rows would be filled up
-        (8, 64, Shapes(threads=4, rows=multiple_of(64)), 1),
+        (8, 64, 2, 2),
+        (8, 64, 8, 4),  # 16 rows in each
+        (6, 96, 5, 3),  # as many prompts in each
+        (7, 56, 4, 1),
+        (8, 24, 4, 1),
+        (8, 64, 1, 1),
     ],
 )
-def test_how_many(prompts, rows, shapes, parts):
-    assert count_parts({"w": jnp.zeros((4, 4))}, prompts, rows, shapes) == parts
+def test_how_many(prompts, rows, threads, parts):
+    assert count_parts({"w": jnp.zeros((4, 4))}, prompts, rows, threads) == parts
 
 
 def test_large_models_want_more_rows_in_a_part():
-    weights = jax.ShapeDtypeStruct((40, 1_000_000), jnp.int8)
-    arrays = {"w": jnp.zeros(weights.shape, weights.dtype)}
-    assert [count_parts(arrays, 8, rows, Shapes(threads=2)) for rows in (64, 80)] == [1, 2]
+    weights = {"w": jnp.zeros((40, 1_000_000), jnp.int8)}
+    assert [count_parts(weights, 8, rows, 2) for rows in (64, 80)] == [1, 2]
+
+
+def test_the_buckets_of_a_part_are_those_of_the_whole():
+    part = shapes_of_part(Shapes(rows=multiple_of(32), at_once=128), 2)
+    assert [part.rows(size) for size in (16, 17, 32)] == [16, 32, 32]
+    assert part.at_once == 64
