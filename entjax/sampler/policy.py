@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -20,25 +22,48 @@ def next_logits(hidden: Float[Array, "B D"], head: Float[Array, "D V"], temperat
     return vocab.finite_logits(logits, temperature[:, None])
 
 
-def entropy(logp: Float[Array, "B V"]) -> Float[Array, " B"]:
-    """H = -sum_v p log p in nats; a token with log p = -inf adds nothing."""
-    return -jnp.sum(jnp.exp(logp) * jnp.where(jnp.isfinite(logp), logp, 0), axis=-1)
+class Distribution(NamedTuple):
+    """softmax(logits) of B rows, from one exponential of each logit:
+
+    m = max_v l,   e = exp(l - m),   z = sum_v e,   log p = l - m - log z,   H = log z - sum_v e (l - m) / z
+    """
+
+    logits: Float[Array, "B V"]
+    mass: Float[Array, "B V"]  # e
+    normalizer: Float[Array, " B"]  # m + log z
+    entropy: Float[Array, " B"]  # in nats; a token with logit -inf adds nothing
+
+    @classmethod
+    def of(cls, logits: Float[Array, "B V"]) -> Distribution:
+        top = jnp.max(logits, axis=-1, keepdims=True)
+        mass = jnp.exp(logits - top)
+        total = jnp.sum(mass, axis=-1)
+        below = jnp.sum(mass * jnp.where(mass > 0, logits - top, 0), axis=-1)
+        log_total = jnp.log(total)
+        return cls(logits, mass, top[:, 0] + log_total, log_total - below / total)
+
+    @property
+    def log_probs(self) -> Float[Array, "B V"]:
+        return self.logits - self.normalizer[:, None]
+
+    def log_prob(self, token: Int[Array, " B"]) -> Float[Array, " B"]:
+        """Of one token a row."""
+        return jnp.take_along_axis(self.logits, token[:, None], axis=1)[:, 0] - self.normalizer
 
 
-def draw(key: Key[Array, " B"], logp: Float[Array, "B V"]) -> Int[Array, " B"]:
+def draw(key: Key[Array, " B"], mass: Float[Array, "B V"]) -> Int[Array, " B"]:
     """One token per row from its own key: first a block of the vocabulary by its mass, then a token inside the block.
 
     Two uniform numbers a row instead of V Gumbel variates (thirty times less work for V = 49,152), each used at one level,
-    so that rare tokens keep their probability where one number would round it. Removed tokens are never drawn.
+    so that rare tokens keep their probability where one number would round it. Tokens without mass are never drawn.
     """
-    rows, size = logp.shape
+    rows, size = mass.shape
     width = min(size, CHUNK)
     blocks = -(-size // width)
-    probs = jnp.exp(logp - jnp.max(logp, axis=-1, keepdims=True))
-    probs = jnp.pad(probs, ((0, 0), (0, blocks * width - size))).reshape(rows, blocks, width)
-    uniform = jax.vmap(lambda k: jax.random.uniform(k, (2,), logp.dtype))(key)
-    block = _invert(probs.sum(axis=-1), uniform[:, 0])
-    inside = jnp.take_along_axis(probs, block[:, None, None], axis=1)[:, 0]
+    mass = jnp.pad(mass, ((0, 0), (0, blocks * width - size))).reshape(rows, blocks, width)
+    uniform = jax.vmap(lambda k: jax.random.uniform(k, (2,), mass.dtype))(key)
+    block = _invert(mass.sum(axis=-1), uniform[:, 0])
+    inside = jnp.take_along_axis(mass, block[:, None, None], axis=1)[:, 0]
     return block * width + _invert(inside, uniform[:, 1])
 
 

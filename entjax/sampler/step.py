@@ -81,20 +81,19 @@ def _token(model: Decoder, rules: Transform | None, state: DecodeState, window: 
     running = ~state.done
     logits, cache = _logits(model, state, running, window)
     with jax.named_scope("sample"):
-        logp = jax.nn.log_softmax(logits, axis=-1)
-        entropy = policy.entropy(logp)
+        whole = sampled = policy.Distribution.of(logits)
         here = jax.vmap(jax.random.fold_in)(state.key, state.length)
-        sampled, rule_state = logp, state.rules
+        rule_state = state.rules
         if rules is not None:
             index = state.length - state.prompt_length
-            context = DecodeContext(state.length, index, entropy, logp, state.temperature, _fold(here, 1))
+            context = DecodeContext(
+                state.length, index, whole.entropy, whole.log_probs, state.temperature, _fold(here, 1)
+            )
             logits, rule_state = rules.update(logits, state.rules, context)
             rule_state = _where(running, rule_state, state.rules)
-            sampled = jax.nn.log_softmax(logits, axis=-1)
-        token = policy.draw(_fold(here, 0), sampled)
-        pick = lambda x: jnp.take_along_axis(x, token[:, None], axis=1)[:, 0]
-        sampled_entropy = entropy if rules is None else policy.entropy(sampled)
-        drawn = (pick(logp), entropy, pick(sampled), sampled_entropy)
+            sampled = policy.Distribution.of(logits)
+        token = policy.draw(_fold(here, 0), sampled.mass)
+        drawn = (whole.log_prob(token), whole.entropy, sampled.log_prob(token), sampled.entropy)
     return _write(state.replace(cache=cache, rules=rule_state), running, token, drawn)
 
 

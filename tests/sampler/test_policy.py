@@ -7,9 +7,10 @@ import numpy as np
 from entjax.sampler import policy, sequence_keys
 
 
-def draws(logp, count, seed=0):
+def draws(logits, count, seed=0):
     keys = jax.random.split(jax.random.key(seed), count)
-    return np.asarray(jax.jit(policy.draw)(keys, jnp.broadcast_to(logp, (count, *logp.shape))))
+    rows = jnp.broadcast_to(logits, (count, *logits.shape))
+    return np.asarray(jax.jit(lambda keys, x: policy.draw(keys, policy.Distribution.of(x).mass))(keys, rows))
 
 
 def test_draws_follow_the_distribution_over_several_blocks():
@@ -19,7 +20,7 @@ def test_draws_follow_the_distribution_over_several_blocks():
     logits[rng.random(size) < 0.3] = -np.inf
     logits[policy.CHUNK - 3 : policy.CHUNK + 5] = 4.0  # mass on both sides of a border
     p = np.exp(logits) / np.exp(logits).sum()
-    seen = np.bincount(draws(jax.nn.log_softmax(jnp.asarray(logits, jnp.float32)), count), minlength=size)
+    seen = np.bincount(draws(jnp.asarray(logits, jnp.float32), count), minlength=size)
     assert seen[p == 0].sum() == 0
     order = np.argsort(p)[::-1]
     # Cells of at least 1/60 of the mass; chi-square with k - 1 degrees has mean k - 1 and deviation sqrt(2 (k - 1)).
@@ -50,14 +51,36 @@ def test_forbidden_logits_stay_finite():
     hidden = jnp.ones((3, 1))
     head = jnp.asarray([[1.0, 2.0, -jnp.inf, 0.5, -jnp.inf]])
     logits = policy.next_logits(hidden, head, jnp.asarray([1.0, 0.5, 2.0]))
-    logp = np.asarray(jax.nn.log_softmax(logits, axis=-1))
+    found = policy.Distribution.of(logits)
+    logp = np.asarray(found.log_probs)
     assert np.isfinite(logp).all()
     p = np.exp(np.array([[1.0, 2.0, 0.5]]) / np.array([[1.0], [0.5], [2.0]]))
     p /= p.sum(-1, keepdims=True)
     np.testing.assert_allclose(logp[:, [0, 1, 3]], np.log(p), rtol=1e-5)
-    np.testing.assert_allclose(policy.entropy(jnp.asarray(logp)), -(p * np.log(p)).sum(-1), rtol=1e-5)
-    removed = jnp.where(jnp.asarray([True, False, False, True, False])[None], logp, -jnp.inf)
-    assert np.isfinite(policy.entropy(jax.nn.log_softmax(removed, axis=-1))).all()
+    np.testing.assert_allclose(found.entropy, -(p * np.log(p)).sum(-1), rtol=1e-5)
+    removed = policy.Distribution.of(
+        jnp.where(jnp.asarray([True, False, False, True, False])[None], logp, -jnp.inf)
+    )
+    left = p[:, [0, 2]] / p[:, [0, 2]].sum(-1, keepdims=True)
+    np.testing.assert_allclose(removed.entropy, -(left * np.log(left)).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(
+        removed.log_prob(jnp.asarray([0, 3, 0])), np.log(left[[0, 1, 2], [0, 1, 0]]), rtol=1e-5
+    )
+
+
+def test_statistics_of_a_row_are_those_of_float64():
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 1, (6, 3000)) * np.array([0.01, 1, 5, 20, 60, 1])[:, None]
+    logits[5, 7] = 90.0  # nearly certain
+    found = policy.Distribution.of(jnp.asarray(logits, jnp.float32))
+    exact = np.asarray(logits.astype(np.float32), np.float64)
+    exact -= exact.max(-1, keepdims=True)
+    exact -= np.log(np.exp(exact).sum(-1, keepdims=True))
+    np.testing.assert_allclose(found.log_probs, exact, rtol=1e-6, atol=2e-5)
+    np.testing.assert_allclose(found.entropy, -(np.exp(exact) * exact).sum(-1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(
+        found.log_prob(jnp.arange(6)), found.log_probs[jnp.arange(6), jnp.arange(6)]
+    )
 
 
 def test_statistics_are_float32_when_the_model_computes_in_bfloat16():
