@@ -17,8 +17,8 @@ import numpy as np
 
 from entjax.sampler.shapes import Shapes
 
-ROWS = 16  # a part has at least so many,
-WEIGHTS = 1_000_000  # and one for so many weights: each part reads all of them for every token
+ROWS = 14  # a part has at least so many,
+WEIGHTS = 3_000_000  # and one more for so many weights: each part reads all of them for every token
 SETTINGS = (  # of JAX that a `with` gives to its own thread only
     jax.enable_x64,
     jax.default_device,
@@ -35,7 +35,7 @@ def count_parts(params: Any, prompts: int, rows: int, threads: int) -> int:
     devices = {device for x in leaves if isinstance(x, jax.Array) for device in x.devices()}
     if len(devices) != 1 or devices.pop().platform != "cpu":
         return 1
-    least = max(ROWS, sum(map(np.size, leaves)) // WEIGHTS)
+    least = ROWS + sum(map(np.size, leaves)) // WEIGHTS
     most = min(threads or cores(), rows // least)
     return max((n for n in range(1, most + 1) if prompts % n == 0), default=1)
 

@@ -122,7 +122,7 @@ def test_how_many(prompts, rows, threads, parts):
 
 def test_large_models_want_more_rows_in_a_part():
     weights = {"w": jnp.zeros((40, 1_000_000), jnp.int8)}
-    assert [count_parts(weights, 8, rows, 2) for rows in (64, 80)] == [1, 2]
+    assert [count_parts(weights, 8, rows, 2) for rows in (48, 56)] == [1, 2]
 
 
 def test_the_buckets_of_a_part_are_those_of_the_whole():
