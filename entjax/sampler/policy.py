@@ -29,8 +29,9 @@ class Distribution(NamedTuple):
     """
 
     logits: Float[Array, "B V"]
+    top: Float[Array, "B 1"]  # m
     mass: Float[Array, "B V"]  # e
-    normalizer: Float[Array, " B"]  # m + log z
+    log_total: Float[Array, " B"]  # log z
     entropy: Float[Array, " B"]  # in nats; a token with logit -inf adds nothing
 
     @classmethod
@@ -40,15 +41,15 @@ class Distribution(NamedTuple):
         total = jnp.sum(mass, axis=-1)
         below = jnp.sum(mass * jnp.where(mass > 0, logits - top, 0), axis=-1)
         log_total = jnp.log(total)
-        return cls(logits, mass, top[:, 0] + log_total, log_total - below / total)
+        return cls(logits, top, mass, log_total, log_total - below / total)
 
     @property
     def log_probs(self) -> Float[Array, "B V"]:
-        return self.logits - self.normalizer[:, None]
+        return self.logits - self.top - self.log_total[:, None]
 
     def log_prob(self, token: Int[Array, " B"]) -> Float[Array, " B"]:
         """Of one token a row."""
-        return jnp.take_along_axis(self.logits, token[:, None], axis=1)[:, 0] - self.normalizer
+        return (jnp.take_along_axis(self.logits, token[:, None], axis=1) - self.top)[:, 0] - self.log_total
 
 
 def draw(key: Key[Array, " B"], mass: Float[Array, "B V"]) -> Int[Array, " B"]:
