@@ -28,28 +28,27 @@ class Distribution(NamedTuple):
     m = max_v l,   e = exp(l - m),   z = sum_v e,   log p = l - m - log z,   H = log z - sum_v e (l - m) / z
     """
 
-    logits: Float[Array, "B V"]
-    top: Float[Array, "B 1"]  # m
+    below: Float[Array, "B V"]  # l - m
     mass: Float[Array, "B V"]  # e
     log_total: Float[Array, " B"]  # log z
     entropy: Float[Array, " B"]  # in nats; a token with logit -inf adds nothing
 
     @classmethod
     def of(cls, logits: Float[Array, "B V"]) -> Distribution:
-        top = jnp.max(logits, axis=-1, keepdims=True)
-        mass = jnp.exp(logits - top)
+        below = logits - jnp.max(logits, axis=-1, keepdims=True)
+        mass = jnp.exp(below)
         total = jnp.sum(mass, axis=-1)
-        below = jnp.sum(mass * jnp.where(mass > 0, logits - top, 0), axis=-1)
         log_total = jnp.log(total)
-        return cls(logits, top, mass, log_total, log_total - below / total)
+        mean = jnp.sum(mass * jnp.where(mass > 0, below, 0), axis=-1) / total
+        return cls(below, mass, log_total, log_total - mean)
 
     @property
     def log_probs(self) -> Float[Array, "B V"]:
-        return self.logits - self.top - self.log_total[:, None]
+        return self.below - self.log_total[:, None]
 
     def log_prob(self, token: Int[Array, " B"]) -> Float[Array, " B"]:
         """Of one token a row."""
-        return (jnp.take_along_axis(self.logits, token[:, None], axis=1) - self.top)[:, 0] - self.log_total
+        return jnp.take_along_axis(self.below, token[:, None], axis=1)[:, 0] - self.log_total
 
 
 def draw(key: Key[Array, " B"], mass: Float[Array, "B V"]) -> Int[Array, " B"]:

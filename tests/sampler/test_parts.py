@@ -22,7 +22,7 @@ STRINGS = Sampling(max_new_tokens=12, stop_strings=("a", "ef"))
 
 @pytest.fixture
 def started(monkeypatch):
-    """The names of the threads that were started to decode."""
+    """How many threads were started to decode."""
     names, start = [], threading.Thread.start
 
     def noted(thread):
