@@ -1,8 +1,12 @@
-"""Sampling alone: whole batches, beside the peers if asked for, and with slot refill against without."""
+"""Sampling alone: whole batches, beside their products and the peers if asked for, and with slot refill against without."""
 
 from __future__ import annotations
 
+import functools
+import timeit
+
 import jax
+import jax.numpy as jnp
 
 from benchmarks.harness import Row
 from benchmarks.peers import peer
@@ -41,10 +45,46 @@ def _alone(model: str, work_name: str, decoder, others, rounds: int) -> Row:
     floor = 2.0 * (weights * (tokens + work.prompts * work.prompt) + flops.head(decoder.config) * tokens)
     return Row(
         f"sampler {work_name}, {model}" + (", peers" if others else ""), "all completions of the batch, float32",
-        {**work._asdict(), "model": model}, {"entjax": ours} | {label: other.step for label, other in others.items()},
+        {**work._asdict(), "model": model},
+        {"entjax": ours, "products alone": products_alone(decoder.config, work)}
+        | {label: other.step for label, other in others.items()},
         "entjax", floor, rounds,
         {f"tokens, {label}": lambda other=other: other.last["tokens"] for label, other in others.items()},
     )  # fmt: skip
+
+
+def products_alone(config, work: Work):
+    """A closure for all that a batch's new tokens are multiplied with, and nothing else: no program of these shapes is faster.
+    The weights, all different, lie on the right or, turned round, on the left, whichever is faster here."""
+    query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    layer = [
+        (config.width, query + 2 * key),
+        (query, config.width),
+        (config.width, 2 * config.mlp),
+        (config.mlp, config.width),
+    ]
+    shapes = layer * config.layers + [(config.width, config.vocab)]
+
+    @functools.partial(jax.jit, static_argnames="left")
+    def token(weights, inputs, left):
+        found, last = [], jnp.zeros(())
+        for w in weights:
+            x, last = jax.lax.optimization_barrier((inputs[w.shape[left]], last))  # one after another
+            last = w @ x if left else x @ w
+            found.append(last)
+        return found
+
+    def laid_out(left):
+        weights = [jnp.ones(shape[::-1] if left else shape) for shape in shapes]
+        inputs = {k: jnp.ones((k, work.rows) if left else (work.rows, k)) for k, _ in shapes}
+        return lambda: jax.block_until_ready(token(weights, inputs, left))
+
+    def seconds(run):
+        run()
+        return min(timeit.repeat(run, number=1, repeat=3))
+
+    best = min((laid_out(left) for left in (False, True)), key=seconds)
+    return lambda: [best() for _ in range(work.new)][-1]
 
 
 def _refill(model: str, rounds: int) -> Row:
